@@ -1,0 +1,36 @@
+# Every target sets up .venv itself when it is missing or older than setup.cfg.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint bench clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,report]"
+	@touch $@
+
+demo: $(STAMP)  ## four chains of ten generations on digits: the table and the figure of the README
+	$(BIN)/python scripts/demo.py
+
+test: $(STAMP)  ## the default tests
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## the tests marked slow
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## alternating A/B benchmarks; medians and ratios
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

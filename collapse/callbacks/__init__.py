@@ -1,0 +1,3 @@
+from collapse.callbacks.evaluation import GenerationEvaluation
+
+__all__ = ["GenerationEvaluation"]

@@ -1,0 +1,5 @@
+from collapse.data.generation import GenerationCallback
+
+
+class GenerationEvaluation(GenerationCallback):
+    pass

@@ -1,0 +1,27 @@
+"""Data: rows with their provenance, the pool and the mixture over it, the store, and the data sets."""
+
+from collapse.data.mixture import Mixture
+from collapse.data.module import RecursiveDataModule
+from collapse.data.pool import DataPool
+from collapse.data.rows import Batch, Origin, Samples
+from collapse.data.store import GenerationStore
+from collapse.data.toy import GaussianData, GridOfGaussians, RingOfGaussians, TwoMoons
+from collapse.data.vision import CIFAR10, MNIST, Digits, FashionMNIST
+
+__all__ = [
+    "Batch",
+    "DataPool",
+    "GenerationStore",
+    "Mixture",
+    "Origin",
+    "RecursiveDataModule",
+    "Samples",
+    "Digits",
+    "MNIST",
+    "FashionMNIST",
+    "CIFAR10",
+    "GaussianData",
+    "RingOfGaussians",
+    "GridOfGaussians",
+    "TwoMoons",
+]

@@ -1,0 +1,58 @@
+"""One generation, as hooks and observers see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from collapse.data.pool import DataPool
+from collapse.seeding import Stream, generator
+
+__all__ = ["Generation", "GenerationCallback"]
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """What is known about a generation when its training set is composed, and after it was trained.
+
+    Attributes:
+        index: Generation, from 0; generation 0 trains on gold alone.
+        total: Generations of the chain.
+        seed: The chain's seed.
+        samples_per_generation: Rows harvested from each model.
+        pool: Every row that exists when this generation trains.
+        rows: (n,) or (n, R) the pool rows of its training set; empty while it is being composed.
+        facts: What was measured about the training set: counts, realized real fraction, effective size, digest.
+        sample: ``sample(n, stream)`` draws n rows of the trained model through the chain's sampler; after
+            training only.
+        deposit: The pool rows it left for the next generation; after training only.
+    """
+
+    index: int
+    total: int
+    seed: int
+    samples_per_generation: int
+    pool: DataPool
+    rows: Tensor | None = None
+    facts: dict[str, Any] | None = None
+    sample: Callable[[int, Stream], Tensor] | None = None
+    deposit: DataPool | None = None
+
+    def generator(self, stream: Stream, *rest: int) -> torch.Generator:
+        """Return a CPU generator of this generation's own in ``stream``."""
+        return generator(self.seed, stream, self.index, *rest)
+
+
+class GenerationCallback(pl.Callback):
+    """A Lightning callback that is also told of generations. Observers and mitigations derive from it."""
+
+    def on_generation_start(self, trainer: pl.Trainer, module: Any, generation: Generation) -> None:
+        """Called when a generation's weights and optimizers are ready, before its first batch."""
+
+    def on_generation_end(self, trainer: pl.Trainer, module: Any, generation: Generation) -> None:
+        """Called on every process when a generation is trained and its samples are in the store."""

@@ -1,0 +1,170 @@
+"""A mixture: the measure over pool rows that a generation trains on.
+
+Replace, accumulate, subsample, sliding window, anchors, age decay, importance weights: each is a measure over the rows
+of the pool and a number of rows to draw. So each is a line or two on this class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from collapse.data.rows import Origin
+
+__all__ = ["NEVER", "Mixture"]
+
+NEVER = torch.iinfo(torch.int64).max
+"""Arrival of a row that no generation may train on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """A measure over the N rows of a pool, plus how many rows to draw. Every method returns a new mixture.
+
+    Attributes:
+        weights: (N,) float64, non-negative, need not sum to one.
+        size: Rows to draw, the generation's training set.
+        origin: (N,) ``Origin`` of each row.
+        arrival: (N,) int64, first generation allowed to train on the row. The pool's generation column, unless a
+            mitigation holds rows back (``AnchorReplay(rows="fresh")``).
+        real_share: When set, exactly ``round(real_share * size)`` of the rows drawn are real.
+        replacement: Draw independently, with replacement.
+    """
+
+    weights: Tensor
+    size: int
+    origin: Tensor
+    arrival: Tensor
+    real_share: float | None = None
+    replacement: bool = False
+
+    @property
+    def is_real(self) -> Tensor:
+        """(N,) bool."""
+        return self.origin == Origin.REAL
+
+    @property
+    def real_fraction(self) -> float:
+        """Share of real mass, in [0, 1]; what a draw realizes up to one row (exactly, with ``real_share``)."""
+        if self.real_share is not None:
+            return self.real_share
+        return float(self.weights[self.is_real].sum() / self.weights.sum())
+
+    @property
+    def effective_size(self) -> float:
+        """Kish's effective number of rows, (sum w)^2 / sum w^2."""
+        weights = self.weights
+        if self.real_share is not None:  # the masses a draw gives the two parts, not those they came with
+            parts = ((weights * self.is_real, self.real_share), (weights * ~self.is_real, 1 - self.real_share))
+            weights = sum((share * part / part.sum() for part, share in parts if share > 0), torch.zeros_like(weights))
+        return float(weights.sum() ** 2 / weights.square().sum())
+
+    def over(self, keep: Tensor) -> Mixture:
+        """Return the measure that counts each row of ``keep`` (N,) bool once, and nothing else."""
+        return dataclasses.replace(self, weights=keep.double(), size=int(keep.sum()))
+
+    def where(self, keep: Tensor) -> Mixture:
+        """Drop the rows outside ``keep`` (N,) bool; the size stays, limited to the rows left."""
+        weights = self.weights * keep
+        return dataclasses.replace(self, weights=weights, size=min(self.size, int((weights > 0).sum())))
+
+    def reweighted(self, factor: Tensor) -> Mixture:
+        """Multiply the weights by ``factor`` (N,), finite and non-negative."""
+        if not bool(torch.isfinite(factor).all() and (factor >= 0).all()):
+            raise ValueError("factor must be finite and non-negative in every row of the pool")
+        return dataclasses.replace(self, weights=self.weights * factor)
+
+    def with_real(self, weights: Tensor) -> Mixture:
+        """Replace the weights of the real rows by ``weights`` (N,), of which the synthetic rows' part is ignored."""
+        return dataclasses.replace(self, weights=torch.where(self.is_real, weights.double(), self.weights))
+
+    def with_real_fraction(self, alpha: float) -> Mixture:
+        """Give real rows the share ``alpha`` in [0, 1], exact in every draw to the rounding of one row."""
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"the real fraction must lie in [0, 1], got {alpha}")
+        real = float(self.weights[self.is_real].sum())
+        synthetic = float(self.weights.sum()) - real
+        if (alpha > 0 and real == 0) or (alpha < 1 and synthetic == 0):
+            missing = "real" if real == 0 else "synthetic"
+            raise ValueError(f"a real fraction of {alpha} needs {missing} rows, and the mixture has none")
+        return dataclasses.replace(self, real_share=alpha)
+
+    def resized(self, size: int, *, replacement: bool = False) -> Mixture:
+        """Draw ``size`` rows: without replacement as far as the rows go round, or independently."""
+        if size < 1:
+            raise ValueError(f"a mixture must draw at least one row, got size={size}")
+        return dataclasses.replace(self, size=size, replacement=replacement)
+
+    def arriving(self, arrival: Tensor) -> Mixture:
+        """Let row i train from generation ``arrival[i]`` (N,) int64 on; ``NEVER`` holds it back for good."""
+        return dataclasses.replace(self, arrival=arrival)
+
+    def draw(self, generator: torch.Generator, replicates: int | None = None) -> Tensor:
+        """Draw the training set.
+
+        Without replacement, row i comes floor(c_i) or ceil(c_i) times for its expected count c_i = size * w_i / sum w:
+        whole copies first, then systematic sampling of the fractions along a random order, which for equal weights is
+        simple random sampling. A draw that leaves nothing to chance (every c_i whole) is the same for every replicate.
+
+        Args:
+            generator: CPU generator.
+            replicates: R for independent draws per replicate of a replicated data set; None for one draw.
+
+        Returns:
+            (size,) row indices, int64, in no particular order; (size, R) when replicates are given and chance matters.
+
+        Raises:
+            ValueError: If there is no mass to draw from.
+        """
+        if self.size < 1 or not float(self.weights.sum()) > 0:
+            raise ValueError("the mixture is empty: no row of the pool may be trained on; check the mitigations")
+        if self.real_share is None:
+            return self._pick(self.weights, self.size, generator, replicates)
+        quota = round(self.real_share * self.size)
+        parts = [
+            self._pick(self.weights * keep, rows, generator, replicates)
+            for keep, rows in ((self.is_real, quota), (~self.is_real, self.size - quota))
+            if rows > 0
+        ]
+        if len({part.ndim for part in parts}) == 2:  # one part drew by chance, the other did not
+            parts = [part if part.ndim == 2 else part[:, None].expand(-1, replicates or 1) for part in parts]
+        return torch.cat(parts)
+
+    def _pick(self, weights: Tensor, rows: int, generator: torch.Generator, replicates: int | None) -> Tensor:
+        expected = rows * weights / weights.sum()
+        if self.replacement:
+            cumulative = weights.cumsum(0)
+            shape = (rows,) if replicates is None else (rows, replicates)
+            uniform = torch.rand(shape, dtype=torch.float64, generator=generator) * cumulative[-1]
+            return torch.searchsorted(cumulative, uniform, right=True).clamp_(max=len(weights) - 1)
+        copies = (expected + 1e-9).floor()
+        whole = torch.repeat_interleave(torch.arange(len(weights)), copies.long())
+        left = rows - len(whole)
+        if left == 0:
+            return whole
+        fraction = (expected - copies).clamp_(min=0)
+        candidates = fraction.nonzero().squeeze(1)
+        chance = candidates[_systematic(fraction[candidates], left, generator, replicates)]  # (left,) or (left, R)
+        return torch.cat([whole if replicates is None else whole[:, None].expand(-1, replicates), chance])
+
+
+def _systematic(fraction: Tensor, rows: int, generator: torch.Generator, replicates: int | None) -> Tensor:
+    """Pick ``rows`` distinct positions with inclusion probabilities ``fraction`` (M,), which sum to ``rows``.
+
+    Returns:
+        (rows,), or (rows, R) with an independent choice in every column.
+    """
+    if replicates is None:
+        order = torch.randperm(len(fraction), generator=generator)[None]
+    else:
+        order = torch.rand(replicates, len(fraction), dtype=torch.float64, generator=generator).argsort(1)  # (R, M)
+    cumulative = fraction[order].cumsum(1)
+    start = torch.rand(len(order), 1, dtype=torch.float64, generator=generator)
+    # The end is scaled to the exact number of rows: rounding must neither lose nor invent one.
+    marks = (torch.arange(rows, dtype=torch.float64) + start) * (cumulative[:, -1:] / rows)
+    places = torch.searchsorted(cumulative, marks, right=True).clamp_(max=len(fraction) - 1)
+    chosen = order.gather(1, places).T  # (rows, R)
+    return chosen[:, 0] if replicates is None else chosen

@@ -1,0 +1,155 @@
+"""The data module: gold, reference, and whatever the recursion says comes next."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from collapse.arguments import Remembers
+from collapse.data.loading import GenerationLoader, TrainingSet, TrainingSource
+from collapse.data.pool import DataPool
+from collapse.data.rows import Origin, Samples, provenance
+
+__all__ = ["AdoptedData", "RecursiveDataModule"]
+
+
+class RecursiveDataModule(Remembers, pl.LightningDataModule, abc.ABC):
+    """A Lightning data module whose training rows can change from generation to generation.
+
+    On its own it serves its gold rows. With a ``RecursiveTrainer`` it asks that callback, before every epoch, what to
+    serve, and builds a new loader only when the answer is a new training set.
+
+    Args:
+        batch_size: Rows per process and batch; None for the whole training set in one batch.
+        num_workers: Loader processes.
+
+    Attributes:
+        classes: Number of classes of the labels; None when the data have none.
+        replicates: R when every row holds R independent experiments (rows of shape (R, ...)); None otherwise.
+        source: Who decides what comes next; set by ``RecursiveTrainer``.
+    """
+
+    incidental = frozenset({"root", "num_workers"})
+    classes: int | None = None
+    replicates: int | None = None
+
+    def __init__(self, batch_size: int | None = 128, num_workers: int = 0) -> None:
+        super().__init__()
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 or None for all rows, got {batch_size}")
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.source: TrainingSource | None = None
+        self._served: tuple[Tensor, GenerationLoader] | None = None
+
+    @abc.abstractmethod
+    def gold(self) -> Samples:
+        """Return the real rows a chain starts from; the same ones at every call."""
+
+    @abc.abstractmethod
+    def reference(self) -> Samples:
+        """Return the held-out real rows that metrics compare with; never trained on."""
+
+    def training_set(self) -> TrainingSet:
+        """Return what the next epoch trains on: what the source says, or gold."""
+        if self.source is not None:
+            return self.source.upcoming()
+        gold = self.gold()
+        records = provenance(len(gold), origin=Origin.REAL, generation=0, y=gold.y)
+        return TrainingSet(DataPool([np.asarray(gold.x)], [records]), torch.arange(len(gold)))
+
+    def train_dataloader(self) -> GenerationLoader:
+        """Return the loader of the next epoch. Called every epoch, and twice on resume: lazy and idempotent."""
+        wanted = self.training_set()
+        if self._served is None or self._served[0] is not wanted.rows:
+            world, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+            loader = GenerationLoader(wanted, self.batch_size, rank=rank, world=world, num_workers=self.num_workers)
+            self._served = (wanted.rows, loader)
+        loader = self._served[1]
+        loader.batches.epoch = wanted.epoch  # from restored state, before any worker prefetches
+        return loader
+
+    @staticmethod
+    def from_datamodule(
+        datamodule: pl.LightningDataModule, *, batch_size: int | None = 128, held_out: float = 0.1
+    ) -> AdoptedData:
+        """Take any LightningDataModule's training rows as gold.
+
+        Args:
+            datamodule: Its training set becomes gold, in the dataset's own order; its validation set, or else its test
+                set, becomes the reference set. Items are tensors or tuples (x, y, ...).
+            batch_size: Rows per process and batch from now on.
+            held_out: Without a validation or test set, the last such share of the training rows becomes the reference.
+        """
+        return AdoptedData(datamodule, batch_size=batch_size, held_out=held_out)
+
+
+class AdoptedData(RecursiveDataModule):
+    """The rows of another LightningDataModule; see ``RecursiveDataModule.from_datamodule``."""
+
+    def __init__(
+        self,
+        datamodule: pl.LightningDataModule,
+        batch_size: int | None = 128,
+        num_workers: int = 0,
+        held_out: float = 0.1,
+    ) -> None:
+        super().__init__(batch_size, num_workers)
+        if not 0 < held_out < 1:
+            raise ValueError(f"held_out must lie strictly between 0 and 1, got {held_out}")
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        self._gold = _rows_of(datamodule.train_dataloader())
+        self._reference = _held_out_rows(datamodule)
+        if self._reference is None:
+            cut = len(self._gold) - max(1, round(held_out * len(self._gold)))
+            self._gold, self._reference = self._gold[:cut], self._gold[cut:]
+        if self._gold.y is not None:
+            self.classes = int(np.asarray(self._gold.y).max()) + 1
+
+    def describe(self) -> str:
+        """Name the adopted module by its class; its rows are identified by gold's digest."""
+        return f"AdoptedData({type(self.arguments['datamodule']).__name__})"
+
+    def gold(self) -> Samples:
+        """Return the adopted training rows."""
+        return self._gold
+
+    def reference(self) -> Samples:
+        """Return the adopted validation or test rows, or the share held out."""
+        assert self._reference is not None
+        return self._reference
+
+
+def _held_out_rows(datamodule: pl.LightningDataModule) -> Samples | None:
+    base = pl.LightningDataModule
+    for stage, name in (("fit", "val_dataloader"), ("test", "test_dataloader")):
+        if getattr(type(datamodule), name) is not getattr(base, name):
+            datamodule.setup(stage)
+            return _rows_of(getattr(datamodule, name)())
+    return None
+
+
+def _rows_of(loader: Any) -> Samples:
+    """Read every row behind a loader once, in the dataset's own order rather than the sampler's."""
+    if isinstance(loader, (list, tuple)):
+        loader = loader[0]
+    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+        loader = DataLoader(loader.dataset, batch_size=256, collate_fn=loader.collate_fn, num_workers=0)
+    xs, ys = [], []
+    for item in loader:
+        x, y = (item[0], item[1] if len(item) > 1 else None) if isinstance(item, (list, tuple)) else (item, None)
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"a training item must be a tensor or a tuple that starts with one, got {type(x).__name__}; "
+                "adapt the data module's collate_fn"
+            )
+        xs.append(x)
+        if isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point():
+            ys.append(y)
+    return Samples(torch.cat(xs), torch.cat(ys) if len(ys) == len(xs) else None)

@@ -1,0 +1,105 @@
+"""Rows and where they come from."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["PROVENANCE", "UNLABELED", "Batch", "Origin", "Samples", "decode", "encode", "provenance"]
+
+UNLABELED = -1
+
+PROVENANCE = np.dtype([("origin", "u1"), ("generation", "<i4"), ("label", "<i8")])
+"""One record per row, written beside the row when the row is written."""
+
+
+class Origin(enum.IntEnum):
+    """Who made a row."""
+
+    REAL = 0
+    SYNTHETIC = 1
+
+
+class Batch(NamedTuple):
+    """Rows on their way into a model, each with its provenance.
+
+    A NamedTuple because Lightning moves those between devices. With a replicate axis and a random draw (see
+    ``Mixture.draw``) the last three are (B, R): every replicate has rows of its own.
+
+    Attributes:
+        x: (B, *S) values; images in [0, 1].
+        y: (B,) int64 class labels, -1 for rows without one; None when no row of the pool has a label.
+        origin: (B,) ``Origin`` of each row, uint8.
+        generation: (B,) first generation allowed to train on the row, int64; 0 is gold.
+        row: (B,) index into the pool, int64.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    origin: Tensor
+    generation: Tensor
+    row: Tensor
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows without a place in a pool yet.
+
+    Attributes:
+        x: (n, *S) values. uint8 images are stored as they are and read as floats in [0, 1]; everything else is stored
+            and read in its own type.
+        y: (n,) integer class labels or None.
+    """
+
+    x: Tensor | np.ndarray
+    y: Tensor | np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.y is not None and len(self.y) != len(self.x):
+            raise ValueError(f"y has {len(self.y)} labels for {len(self.x)} rows of x; give one label per row")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: slice | np.ndarray | Tensor) -> Samples:
+        return Samples(self.x[rows], None if self.y is None else self.y[rows])
+
+    def tensors(self) -> tuple[Tensor, Tensor | None]:
+        """Return (x, y) as a model sees them: uint8 images as floats in [0, 1], labels as int64."""
+        y = None if self.y is None else torch.as_tensor(np.asarray(self.y), dtype=torch.int64)
+        return decode(torch.as_tensor(np.asarray(self.x))), y
+
+
+def decode(stored: Tensor) -> Tensor:
+    """Turn stored values into what a model sees: uint8 becomes float32 in [0, 1], the rest stays as it is."""
+    return stored.to(torch.float32).div_(255) if stored.dtype == torch.uint8 else stored
+
+
+def encode(x: Tensor, dtype: np.dtype) -> np.ndarray:
+    """Turn a model's values into stored ones; the inverse of ``decode`` up to rounding.
+
+    Rounding to 8 bits is part of the recursion (every generation trains on rounded rows, as gold is), which is why
+    the pool's type is gold's type and stands in every manifest.
+
+    Raises:
+        ValueError: If a value is NaN or infinite: a pool must never hold one.
+    """
+    values = x.detach().cpu()
+    if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+        raise ValueError("the model sampled NaN or infinite values; lower the learning rate or clip the gradients")
+    if dtype == np.uint8:
+        values = values.float().clamp(0, 1).mul(255).round()
+    return values.numpy().astype(dtype, copy=False)
+
+
+def provenance(rows: int, *, origin: Origin, generation: int, y: np.ndarray | Tensor | None = None) -> np.ndarray:
+    """Return the provenance records of ``rows`` new rows of one origin and generation."""
+    records = np.empty(rows, PROVENANCE)
+    records["origin"], records["generation"] = origin, generation
+    records["label"] = UNLABELED if y is None else np.asarray(y)
+    return records

@@ -1,0 +1,110 @@
+"""Anchor replay: a guaranteed share of real rows in every generation."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from collapse.data.generation import Generation
+from collapse.data.mixture import NEVER, Mixture
+from collapse.mitigations.mitigation import Claim, Mitigation, Stage
+from collapse.seeding import Stream, generator
+
+__all__ = ["AnchorReplay"]
+
+
+def gold_order(mixture: Mixture, generation: Generation) -> Tensor:
+    """Return gold's rows in the chain's own random order, the same in every generation."""
+    gold = (mixture.is_real & (generation.pool.generation == 0)).nonzero().squeeze(1)
+    return gold[torch.randperm(len(gold), generator=generator(generation.seed, Stream.ANCHOR))]
+
+
+def fixed_anchors(mixture: Mixture, generation: Generation, fraction: float) -> Mixture:
+    """The same rows in every generation: the first ``fraction * size`` of gold's order."""
+    quota = round(fraction * mixture.size)
+    weights = torch.zeros(len(mixture.weights))
+    weights[gold_order(mixture, generation)[:quota]] = 1
+    return mixture.with_real(weights).with_real_fraction(fraction) if quota else mixture
+
+
+def redrawn_anchors(mixture: Mixture, generation: Generation, fraction: float) -> Mixture:
+    """Any rows of gold, drawn anew in every generation."""
+    return mixture.with_real(generation.pool.generation == 0).with_real_fraction(fraction)
+
+
+def fresh_anchors(mixture: Mixture, generation: Generation, fraction: float) -> Mixture:
+    """Rows never used before: gold is dealt out over the generations.
+
+    Every generation from 1 on receives q = fraction * n real rows of its own beside n - q of the n rows sampled for it;
+    generation 0 receives what is left of gold. What is kept of earlier generations is the retention's decision.
+    """
+    size = generation.samples_per_generation
+    quota = round(fraction * size)
+    gold = gold_order(mixture, generation)
+    first = len(gold) - quota * (generation.total - 1)
+    if first < 1:
+        raise ValueError(
+            f"AnchorReplay(fraction={fraction}, rows='fresh') deals out {quota} never-used real rows to each of "
+            f"{generation.total - 1} generations and leaves none for generation 0: gold has {len(gold)} rows; lower "
+            "fraction, samples_per_generation or generations"
+        )
+    arrival = mixture.arrival.clone()
+    arrival[gold] = 0
+    arrival[gold[first:]] = 1 + torch.arange(len(gold) - first) // quota
+    for index in range(1, generation.index + 1):
+        made = (~mixture.is_real & (mixture.arrival == index)).nonzero().squeeze(1)
+        arrival[made[size - quota :]] = NEVER
+    return mixture.arriving(arrival)
+
+
+class Scheme(NamedTuple):
+    """A way to choose the anchors, and when in the composition it acts."""
+
+    stage: Stage
+    compose: Callable[[Mixture, Generation, float], Mixture]
+
+
+SCHEMES = {
+    "fixed": Scheme(Stage.BALANCE, fixed_anchors),
+    "redrawn": Scheme(Stage.BALANCE, redrawn_anchors),
+    "fresh": Scheme(Stage.ARRIVE, fresh_anchors),
+}
+
+
+class AnchorReplay(Mitigation):
+    """Give every generation an exact quota of real rows: round(alpha * n) of its n rows, never only in expectation.
+
+    Args:
+        fraction: Real share alpha of the training set, in [0, 1]. Zero changes nothing.
+        rows: Which real rows. ``"fixed"``: the same in every generation (fixed-anchor mix). ``"redrawn"``: drawn from
+            gold anew in each (redrawn-anchor mix). ``"fresh"``: rows no generation has used before (fresh-anchor mix);
+            gold is dealt out, so generation 0 trains on what the later ones leave it.
+
+    References:
+        Shumailov et al., Nature 631, 2024 (10 % of the original data kept); Alemohammad et al., "Self-consuming
+        generative models go MAD", ICLR 2024, arXiv:2307.01850 (fixed: synthetic augmentation loop; fresh: fresh data
+        loop); Bertrand et al., ICLR 2024, arXiv:2310.00429.
+    """
+
+    claims = frozenset({Claim.REAL_FRACTION})
+    citation = "Alemohammad et al. (2024), arXiv:2307.01850"
+
+    def __init__(self, fraction: float, rows: str = "fixed") -> None:
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"fraction must lie in [0, 1], got {fraction}")
+        if rows not in SCHEMES:
+            near = difflib.get_close_matches(str(rows), SCHEMES, n=1) or ["fixed"]
+            raise ValueError(f"rows must be one of {', '.join(SCHEMES)}, got {rows!r}; did you mean {near[0]!r}?")
+        self.fraction, self.rows = fraction, rows
+        self.scheme = SCHEMES[rows]
+        self.stage = self.scheme.stage
+
+    def compose_training_set(self, mixture: Mixture, generation: Generation) -> Mixture:
+        """Set the real share; generation 0 is all real as it is, unless part of gold is held back."""
+        if self.fraction == 0 or (generation.index == 0 and self.stage is not Stage.ARRIVE):
+            return mixture
+        return self.scheme.compose(mixture, generation, self.fraction)

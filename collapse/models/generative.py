@@ -1,0 +1,127 @@
+"""The base of every model: a per-row loss, a sampler driven by a generator, and the socket mitigations plug into."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from collapse.arguments import Remembers
+from collapse.data.rows import Batch
+from collapse.seeding import Clock, Stream, generator, reseed
+
+__all__ = ["GenerativeModule", "Objective", "SampleFn"]
+
+SampleFn = Callable[[int, torch.Generator], Tensor]
+"""(n, generator) -> (n, *S): what a harvest calls, and what ``wrap_sampler`` wraps."""
+
+Objective = Callable[[Mapping[str, Tensor], Batch, "GenerativeModule"], Tensor]
+"""(outputs, batch, module) -> (): the scalar to minimize."""
+
+
+def mean_loss(outputs: Mapping[str, Tensor], batch: Batch, module: GenerativeModule) -> Tensor:
+    """Return the plain mean of the per-row losses: the objective of a module without mitigations."""
+    return outputs["loss"].mean()
+
+
+class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
+    """A model that learns from batches and emits samples. Subclasses write ``loss`` and ``sample``; that is all.
+
+    A generation starts from a *twin* of the module, made again from its constructor's arguments under a keyed
+    generator. So everything a constructor needs is an argument, networks are built inside it, and the weights a module
+    is handed over with do not matter: a pretrained model loads its weights in ``__init__``.
+
+    Attributes:
+        exposes: Names that ``outputs`` returns besides ``"loss"``, for mitigations that regularize them.
+        sampler_settings: How ``sample`` departs from the model's own law (temperature, variance multiplier, mean
+            instead of draw); recorded with every pool.
+        learning_rate: Step size of the default optimizer, Adam.
+        clock: Where in the chain the module stands; set by ``RecursiveTrainer``. With one, every step draws from its
+            own key; without one, from torch's global generator as anywhere else.
+        objective: The socket: turns outputs into the scalar to minimize.
+    """
+
+    exposes: frozenset[str] = frozenset()
+    learning_rate: float = 1e-3
+    clock: Clock | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objective: Objective = mean_loss
+        self.epoch_sums: dict[str, Tensor] = {}
+        self.epoch_steps = 0
+
+    @abc.abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the loss of each row of a batch, (B,), up to a constant a negative log-likelihood in nats."""
+
+    @abc.abstractmethod
+    def sample(self, n: int, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
+        """Draw ``n`` rows with ``generator`` alone.
+
+        Args:
+            n: Number of rows.
+            generator: On the module's device; the only source of randomness.
+            y: (n,) labels for a conditional model.
+
+        Returns:
+            (n, *S), in the units of ``Batch.x``.
+        """
+
+    def outputs(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Return ``{"loss": (B,)}`` and whatever the module ``exposes``, all from one forward pass."""
+        return {"loss": self.loss(batch)}
+
+    @property
+    def sampler_settings(self) -> dict[str, Any]:
+        """Plain values; empty for unbiased sampling."""
+        return {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Return the objective of one batch."""
+        outputs = self.outputs(batch)
+        loss = self.objective(outputs, batch, self)
+        self.tally("loss", loss)
+        self.epoch_steps += 1
+        return loss
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sample as many rows as the batch has, keyed by the batch's place: the same on one process and on many."""
+        clock = self.clock or Clock()
+        key = (clock.seed, Stream.SAMPLE, clock.generation, batch_idx)
+        return self.sample(len(batch.x), generator(*key, device=self.device))
+
+    def tally(self, name: str, value: Tensor) -> None:
+        """Add a value to the epoch's running sum, on the device: logged once per epoch, as a ``self.log`` per step
+        costs more than the step of a small model."""
+        total = self.epoch_sums.get(name)
+        self.epoch_sums[name] = value.detach() if total is None else total + value.detach()
+
+    def epoch_means(self) -> dict[str, float]:
+        """Return the means of everything tallied since the last call, and start over."""
+        means = {name: float(total) / max(1, self.epoch_steps) for name, total in self.epoch_sums.items()}
+        self.epoch_sums, self.epoch_steps = {}, 0
+        return means
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed the step with its key: here, after every callback's hook, so that no observer can come in between."""
+        if self.clock is not None:
+            self.clock.batch = batch_idx
+            reseed(self.clock.key(Stream.STEP, self.global_rank))
+
+    def configure_optimizers(self) -> Any:
+        """Adam with ``learning_rate``; none for a module without parameters."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        return torch.optim.Adam(parameters, lr=self.learning_rate) if parameters else None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning writes this attribute some forty times a step; nn.Module's search through parameters, buffers and
+        # submodules for it costs a tenth of a millisecond each time round.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)

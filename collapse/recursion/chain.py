@@ -1,0 +1,186 @@
+"""run_chain: a whole chain in one call, and what is left of it on disk."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from collapse.callbacks.evaluation import GenerationEvaluation
+from collapse.data.module import RecursiveDataModule
+from collapse.data.store import GenerationStore
+from collapse.mitigations.mitigation import Mitigation
+from collapse.recursion.checkpointing import AtomicCheckpointIO, EpochCheckpoint, load_weights, newest_checkpoint
+from collapse.recursion.ledger import read_measurements
+from collapse.recursion.trainer import RecursiveTrainer
+
+__all__ = ["Chain", "Record", "run_chain"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One generation of a finished chain.
+
+    Attributes:
+        generation: Which, from 0.
+        metrics: Value by metric name.
+        counts: Rows: ``trained`` on, ``real`` and ``synthetic`` among them, ``candidates`` sampled and ``kept``;
+            ``steps`` and ``epochs`` of training.
+        real_fraction: Realized share of real rows in the training set, in [0, 1].
+        effective_size: Kish's effective number of rows of the mixture.
+        digests: SHA-256 of the ``weights``, of the ``training_set``'s row indices, of the ``pool`` sampled from the
+            model and of its ``parent``.
+    """
+
+    generation: int
+    metrics: dict[str, float]
+    counts: dict[str, float]
+    real_fraction: float
+    effective_size: float
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What a chain left behind; everything is read from its run folder.
+
+    Attributes:
+        root: The run folder.
+        records: One record per finished generation.
+    """
+
+    root: Path
+    records: list[Record]
+    _folder: Any = field(default=None, repr=False, compare=False)  # keeps a temporary run folder alive
+
+    @classmethod
+    def load(cls, root: str | Path, *, folder: Any = None) -> Chain:
+        """Read the chain in ``root``."""
+        store = GenerationStore(root)
+        metrics: dict[int, dict[str, float]] = {}
+        for row in read_measurements(store.root / "metrics.jsonl"):
+            metrics.setdefault(row.generation, {})[row.name] = row.value
+        records = [_record(store, index, metrics.get(index, {})) for index in range(len(store) - 1)]
+        return cls(store.root, records, folder)
+
+    def state(self, generation: int) -> dict[str, Tensor]:
+        """Return the state dict of the model trained at ``generation``, on the CPU; negative counts from the end.
+
+        Raises:
+            IndexError: If the chain has no such generation.
+        """
+        index = generation + len(self.records) if generation < 0 else generation
+        if not 0 <= index < len(self.records):
+            raise IndexError(f"generation {generation} is not one of the chain's {len(self.records)}")
+        return load_weights(self.root, index)
+
+
+def _record(store: GenerationStore, index: int, metrics: dict[str, float]) -> Record:
+    deposit = store.manifest(index + 1)
+    model = deposit.facts["model"]
+    counts = {
+        "trained": model["rows"],
+        "real": model["real"],
+        "synthetic": model["rows"] - model["real"],
+        "candidates": deposit.facts["candidates"],
+        "kept": deposit.rows,
+        "steps": deposit.facts["steps"],
+        "epochs": deposit.facts["epochs"],
+    }
+    digests = {
+        "weights": model["weights"],
+        "training_set": model["training_set"],
+        "pool": deposit.digest,
+        "parent": deposit.parent,
+    }
+    return Record(index, metrics, counts, model["real_fraction"], model["effective_size"], digests)
+
+
+def run_chain(
+    module: pl.LightningModule,
+    data: RecursiveDataModule,
+    *,
+    generations: int,
+    samples_per_generation: int,
+    mitigations: Iterable[Mitigation] = (),
+    epochs_per_generation: int = 1,
+    steps_per_generation: int | None = None,
+    seed: int = 0,
+    store: str | Path | None = None,
+    initialization: str = "fresh",
+    evaluate: bool = True,
+    **trainer_options: Any,
+) -> Chain:
+    """Train a chain of generations and return its records.
+
+    Builds the Trainer that ``RecursiveTrainer`` needs and calls its ``fit`` once. An interrupted chain in ``store`` is
+    continued from its newest checkpoint, a finished one is left as it is.
+
+    Args:
+        module: Any GenerativeModule, or a LightningModule with a ``sample`` method.
+        data: Gold and reference rows.
+        generations: How many models to train.
+        samples_per_generation: Rows sampled from each.
+        mitigations: Callbacks that change a generation; none is the replace regime.
+        epochs_per_generation: Passes over the training set per generation.
+        steps_per_generation: Batches per generation instead.
+        seed: Everything random derives from it.
+        store: The run folder. None for a temporary one, which goes with the returned chain; nothing of it is forced to
+            the disk, and no checkpoint is written.
+        initialization: ``"fresh"``, ``"same"`` or ``"warm"``.
+        evaluate: Add a ``GenerationEvaluation`` unless the callbacks hold one; it skips replicated data.
+        trainer_options: Anything else ``pl.Trainer`` takes, ``callbacks``, ``logger``, ``devices`` for example.
+
+    Returns:
+        The chain.
+
+    Raises:
+        ConflictError: If two mitigations decide the same thing.
+        StoreError: If ``store`` holds another run, or files that were changed.
+
+    Example:
+        >>> from collapse import GaussianData, Gaussian, run_chain
+        >>> chain = run_chain(Gaussian(), GaussianData(rows=10), generations=2, samples_per_generation=10)
+        >>> [record.real_fraction for record in chain.records]
+        [1.0, 0.0]
+    """
+    folder = tempfile.TemporaryDirectory(prefix="collapse-") if store is None else None
+    root = Path(folder.name if folder else store or "")
+    recursion = RecursiveTrainer(
+        generations,
+        samples_per_generation=samples_per_generation,
+        store=root,
+        epochs_per_generation=epochs_per_generation,
+        steps_per_generation=steps_per_generation,
+        seed=seed,
+        initialization=initialization,
+        durable=folder is None,
+    )
+    callbacks = list(trainer_options.pop("callbacks", None) or [])
+    if evaluate and not any(isinstance(callback, GenerationEvaluation) for callback in callbacks):
+        callbacks.append(GenerationEvaluation())
+    if folder is None:
+        callbacks.append(EpochCheckpoint(root))
+        trainer_options["plugins"] = [AtomicCheckpointIO(), *_as_list(trainer_options.get("plugins"))]
+    options: dict[str, Any] = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": folder is None,
+        "default_root_dir": root,
+        **recursion.trainer_kwargs(),
+        **trainer_options,
+    }
+    trainer = pl.Trainer(**options, callbacks=[recursion, *mitigations, *callbacks])
+    resume = None if folder else newest_checkpoint(root)
+    trainer.fit(module, datamodule=data, ckpt_path=resume)
+    return Chain.load(root, folder=folder)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]

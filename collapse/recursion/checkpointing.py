@@ -1,0 +1,143 @@
+"""Checkpoints that a crash cannot spoil."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from collapse.data.files import commit
+from collapse.data.store import GenerationStore
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "EpochCheckpoint",
+    "StepCheckpoint",
+    "load_weights",
+    "newest_checkpoint",
+    "save_weights",
+    "weights_path",
+]
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint beside its final place and rename it; read it without unpickling objects.
+
+    Lightning stages checkpoints in the temporary folder: from another file system the move is a copy, and a process
+    killed in it leaves a truncated file under the final name.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Save completely or not at all."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        commit(target, _bytes(checkpoint))
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Load tensors and plain values; a file that holds anything else is refused, not executed."""
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+
+class EpochCheckpoint(ModelCheckpoint):
+    """Keep the newest end of an epoch under ``root/checkpoints``; at a generation's end that is the trained model.
+
+    Args:
+        root: The run folder.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        super().__init__(
+            dirpath=Path(root) / "checkpoints",
+            filename="epoch-{epoch:06d}",
+            auto_insert_metric_name=False,
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            save_top_k=1,
+            enable_version_counter=False,
+        )
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Keep the newest checkpoint of every n-th step within an epoch, for epochs that take long.
+
+    Never on an epoch's last batch: Lightning resumes such a file past the end of the epoch, where the harvest is. The
+    end of an epoch is ``EpochCheckpoint``'s.
+
+    Args:
+        root: The run folder.
+        every_n_train_steps: Optimizer steps between checkpoints, at least 1.
+    """
+
+    def __init__(self, root: str | Path, every_n_train_steps: int) -> None:
+        super().__init__(
+            dirpath=Path(root) / "checkpoints",
+            filename="step-{step:09d}",
+            auto_insert_metric_name=False,
+            every_n_train_steps=every_n_train_steps,
+            save_top_k=1,
+            enable_version_counter=False,
+        )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Save, except on the last batch."""
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *args)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the end of the epoch alone."""
+
+
+def newest_checkpoint(root: str | Path) -> Path | None:
+    """Return the newest checkpoint of a run that loads and is safe to resume from; None if there is none.
+
+    The folder is searched rather than a "last" link trusted; files that do not load, and those written within an
+    epoch's last batch by other callbacks, are passed over.
+    """
+    best: tuple[tuple[int, bool], Path] | None = None
+    for path in sorted((Path(root) / "checkpoints").glob("*.ckpt")):
+        try:
+            content = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+            loop = content["loops"]["fit_loop"]
+            epoch = loop["epoch_progress"]["current"]
+            inside = epoch["ready"] != epoch["processed"]
+            last_batch = loop["epoch_loop.batch_progress"]["is_last_batch"]
+            order = (int(content["global_step"]), not inside)
+        except Exception:
+            continue
+        if not (inside and last_batch) and (best is None or order > best[0]):
+            best = (order, path)
+    return best[1] if best else None
+
+
+def weights_path(root: Path, generation: int) -> Path:
+    """Return where the weights of the model trained at ``generation`` lie."""
+    return root / "weights" / f"gen_{generation:03d}.pt"
+
+
+def save_weights(store: GenerationStore, generation: int, state: dict[str, torch.Tensor]) -> None:
+    """Write a trained model's state dict, on the CPU; the same bytes for the same weights."""
+    path = weights_path(store.root, generation)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    commit(path, _bytes({name: value.detach().cpu() for name, value in state.items()}), durable=store.durable)
+
+
+def load_weights(root: Path, generation: int) -> dict[str, torch.Tensor]:
+    """Read what ``save_weights`` wrote."""
+    return torch.load(weights_path(root, generation), weights_only=True, map_location="cpu")
+
+
+def _bytes(content: dict[str, Any]) -> bytes:
+    # Through memory: saved under a file's own name, the archive would hold that (temporary) name.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()

@@ -1,0 +1,115 @@
+"""What must hold before a chain can run, said in a sentence when it does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, Timer
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from collapse.data.loading import GenerationLoader
+from collapse.data.module import RecursiveDataModule
+from collapse.mitigations.stack import MitigationStack
+from collapse.models.generative import GenerativeModule
+from collapse.recursion.lightning import callbacks_of
+from collapse.recursion.reinitialize import twin_of
+
+__all__ = ["check_budget", "check_loader", "check_module", "check_trainer"]
+
+
+def check_budget(*, epochs_per_generation: int, steps_per_generation: int | None, **counts: int) -> None:
+    """Raise ValueError unless every count is at least 1 and only one budget is given."""
+    counts["epochs_per_generation"] = epochs_per_generation
+    if steps_per_generation is not None:
+        counts["steps_per_generation"] = steps_per_generation
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if steps_per_generation is not None and epochs_per_generation != 1:
+        raise ValueError(
+            f"steps_per_generation={steps_per_generation} and epochs_per_generation={epochs_per_generation} are two "
+            "budgets; give one of them"
+        )
+
+
+def check_trainer(trainer: pl.Trainer, wanted: dict[str, Any]) -> RecursiveDataModule:
+    """Check the flags a chain depends on and return the data module.
+
+    Raises:
+        MisconfigurationException: Naming every wrong flag.
+        TypeError: If the data are not in a RecursiveDataModule.
+    """
+    epochs, callbacks = wanted["max_epochs"], callbacks_of(trainer)
+    reload = getattr(trainer, "reload_dataloaders_every_n_epochs", None)
+    rules = [
+        (
+            trainer.max_epochs is not None and (trainer.max_epochs == -1 or trainer.max_epochs >= epochs),
+            f"max_epochs={trainer.max_epochs} must be at least {epochs}, generations x epochs_per_generation",
+        ),
+        (
+            trainer.max_steps == -1,
+            f"max_steps={trainer.max_steps} must be left unset; a budget in steps is steps_per_generation",
+        ),
+        (
+            reload == 1,
+            f"reload_dataloaders_every_n_epochs={reload} must be 1, or generations train on stale data",
+        ),
+        (
+            not any(isinstance(callback, Timer) for callback in callbacks),
+            "max_time (Timer) must be left unset: it cuts an epoch short and records it as finished",
+        ),
+        (
+            not any(isinstance(callback, EarlyStopping) for callback in callbacks),
+            "EarlyStopping would end the run; use collapse's GenerationEarlyStopping",
+        ),
+    ]
+    faults = [sentence for holds, sentence in rules if not holds]
+    if faults:
+        raise MisconfigurationException(
+            f"RecursiveTrainer: {'; '.join(faults)} (Trainer(**recursion.trainer_kwargs()) sets what a chain needs)"
+        )
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, RecursiveDataModule):
+        kind = "none" if data is None else type(data).__name__
+        raise TypeError(
+            f"RecursiveTrainer needs a RecursiveDataModule as datamodule, got {kind}; "
+            "RecursiveDataModule.from_datamodule(dm) makes one of any LightningDataModule"
+        )
+    return data
+
+
+def check_loader(trainer: pl.Trainer) -> None:
+    """Check that Lightning left the loader's order alone.
+
+    Raises:
+        MisconfigurationException: If it put a sampler of its own in place.
+    """
+    loader = trainer.train_dataloader
+    if not isinstance(loader, GenerationLoader) or loader.batch_sampler is not loader.batches:
+        raise MisconfigurationException(
+            "RecursiveTrainer: use_distributed_sampler must be False, the data module gives "
+            "every process its share (Trainer(**recursion.trainer_kwargs()) sets it)"
+        )
+
+
+def check_module(module: pl.LightningModule, stack: MitigationStack) -> None:
+    """Check that a module can be sampled, made again, and regularized as the mitigations want.
+
+    Raises:
+        TypeError: If it has no ``sample``, or is no GenerativeModule where a mitigation shapes the loss.
+        ValueError: If it cannot be made again or lacks an output.
+    """
+    name = type(module).__name__
+    if not callable(getattr(module, "sample", None)):
+        raise TypeError(f"{name} has no sample(n, generator) method to draw the next generation with; add one")
+    if isinstance(module, GenerativeModule):
+        stack.check(module)
+    elif stack.shapes_objective:
+        raise TypeError(
+            f"{name} computes its own loss, and {stack!r} changes the loss; derive {name} from "
+            "collapse.GenerativeModule"
+        )
+    with torch.random.fork_rng(devices=[]):
+        twin_of(module)

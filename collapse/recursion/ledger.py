@@ -1,0 +1,90 @@
+"""The record of a run: ``metrics.jsonl``, one object per generation and metric."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from collapse.data.files import commit
+
+__all__ = ["Ledger", "Measurement", "read_measurements"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number.
+
+    Attributes:
+        generation: The generation measured.
+        name: Metric; a Fréchet distance carries its extractor's kind in the name.
+        value: The number; NaN is written as null.
+        n: Rows it was computed from.
+        extractor: Id of the feature extractor, None where there is none.
+        floor: The same metric between two sets of real rows of the same sizes.
+    """
+
+    generation: int
+    name: str
+    value: float
+    n: int | None = None
+    extractor: str | None = None
+    floor: float | None = None
+
+
+class Ledger:
+    """Measurements of one run, rewritten whole and atomically: a generation redone after a crash is not there twice.
+
+    Args:
+        path: The file.
+        run: Name of the run.
+        arm: Name of the ablation arm it belongs to.
+        seed: The chain's seed.
+        durable: See ``commit``.
+    """
+
+    def __init__(self, path: Path, *, run: str = "", arm: str = "", seed: int = 0, durable: bool = True) -> None:
+        self.path, self.run, self.arm, self.seed, self.durable = path, run, arm, seed, durable
+        self._rows: dict[tuple[int, str], Measurement] = {}
+        for row in read_measurements(path):
+            self.add([row])
+
+    def add(self, measurements: Iterable[Measurement]) -> None:
+        """Add measurements; a second one of the same generation and name replaces the first."""
+        for measurement in measurements:
+            self._rows[measurement.generation, measurement.name] = measurement
+
+    def restart(self, generation: int) -> None:
+        """Forget everything measured from ``generation`` on: it is about to be measured again."""
+        self._rows = {key: row for key, row in self._rows.items() if key[0] < generation}
+
+    def commit(self) -> None:
+        """Write the file, ordered by generation."""
+        who = {"run": self.run, "arm": self.arm, "seed": self.seed}
+        rows = sorted(self._rows.values(), key=lambda row: row.generation)
+        lines = [json.dumps({**who, **_plain(asdict(row))}) + "\n" for row in rows]
+        commit(self.path, "".join(lines).encode(), durable=self.durable)
+
+    def of(self, generation: int) -> dict[str, float]:
+        """Return the values measured in one generation, by name."""
+        return {row.name: row.value for row in self._rows.values() if row.generation == generation}
+
+
+def read_measurements(path: Path) -> list[Measurement]:
+    """Read a ``metrics.jsonl``; an absent file has no measurements."""
+    if not path.exists():
+        return []
+    names = Measurement.__dataclass_fields__
+    rows = []
+    for line in path.read_text().splitlines():
+        content = {name: value for name, value in json.loads(line).items() if name in names}
+        rows.append(Measurement(**{**content, "value": math.nan if content["value"] is None else content["value"]}))
+    return rows
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Replace what JSON has no word for by null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

@@ -1,0 +1,324 @@
+"""RecursiveTrainer: the callback that makes one ``trainer.fit()`` train a chain of generations."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from collapse.data.generation import Generation, GenerationCallback
+from collapse.data.loading import TrainingSet
+from collapse.data.store import GenerationStore, Manifest, StoreError
+from collapse.mitigations.mitigation import Mitigation
+from collapse.mitigations.stack import MitigationStack
+from collapse.models.generative import GenerativeModule
+from collapse.recursion.checkpointing import save_weights
+from collapse.recursion.checks import check_budget, check_loader, check_module, check_trainer
+from collapse.recursion.composition import compose
+from collapse.recursion.early_stopping import GenerationEarlyStopping
+from collapse.recursion.harvest import harvest
+from collapse.recursion.identity import claim_folder, identity_of
+from collapse.recursion.ledger import Ledger, Measurement
+from collapse.recursion.lightning import (
+    agree,
+    callbacks_of,
+    load_precision_state,
+    precision_state,
+    renew_optimizers,
+)
+from collapse.recursion.reinitialize import check_initialization, reinitialize
+from collapse.recursion.sampling import sample_rows
+from collapse.seeding import Clock, Stream, reseed
+
+__all__ = ["RecursiveTrainer"]
+
+
+class RecursiveTrainer(pl.Callback):
+    """Train a chain: each generation on what the mitigations compose from gold and its predecessors' samples.
+
+    At the end of a generation's last epoch it *harvests*: samples the next pool from the trained module and commits it
+    to the store, before any checkpoint is written. At the start of the next epoch it *turns*: verifies the pool,
+    re-initializes the weights in place, renews optimizers, schedulers and loss scale. Both are pure functions of
+    (weights, seed, generation) and change the state last, so that a crash in either is repaired by doing it again.
+
+    Args:
+        generations: How many models to train, at least 1; model 0 on gold alone.
+        samples_per_generation: Rows sampled from each, at least 1.
+        store: The run folder.
+        epochs_per_generation: Passes over the training set per generation, at least 1.
+        steps_per_generation: Batches per generation instead: as many laps as that takes, so that the budget does not
+            grow with the pool.
+        seed: Everything random in the chain derives from it.
+        initialization: ``"fresh"``: new random weights in every generation; ``"same"``: generation 0's; ``"warm"``:
+            the last generation's.
+        chunk_size: Rows per call of the sampler.
+        keep_weights: Keep every generation's weights under ``store/weights``.
+        durable: Force files to the disk; False only for a folder that dies with the process.
+    """
+
+    def __init__(
+        self,
+        generations: int,
+        *,
+        samples_per_generation: int,
+        store: str | Path,
+        epochs_per_generation: int = 1,
+        steps_per_generation: int | None = None,
+        seed: int = 0,
+        initialization: str = "fresh",
+        chunk_size: int = 1024,
+        keep_weights: bool = True,
+        durable: bool = True,
+    ) -> None:
+        check_budget(
+            generations=generations,
+            samples_per_generation=samples_per_generation,
+            epochs_per_generation=epochs_per_generation,
+            steps_per_generation=steps_per_generation,
+            chunk_size=chunk_size,
+        )
+        check_initialization(initialization)
+        self.generations, self.samples_per_generation = generations, samples_per_generation
+        self.epochs_per_generation, self.steps_per_generation = epochs_per_generation, steps_per_generation
+        self.initialization, self.chunk_size = initialization, chunk_size
+        self.keep_weights, self.clock = keep_weights, Clock(seed)
+        self.store = GenerationStore(store, durable=durable)
+        self.stack = MitigationStack()
+        self.manifests: list[Manifest] = []
+        self.pending: Manifest | None = None
+        self._epochs_ended = 0
+        self._first_step = 0
+        self._composed: Generation | None = None
+        self._replicates: int | None = None
+        self._scale: dict[str, Any] = {}
+
+    @property
+    def seed(self) -> int:
+        """The chain's seed."""
+        return self.clock.seed
+
+    @property
+    def generation(self) -> int:
+        """The generation in training."""
+        return self.clock.generation
+
+    def trainer_kwargs(self) -> dict[str, Any]:
+        """Return the Trainer arguments a chain needs."""
+        return {
+            "max_epochs": self.generations * self.epochs_per_generation,
+            "reload_dataloaders_every_n_epochs": 1,
+            "use_distributed_sampler": False,
+            "num_sanity_val_steps": 0,
+        }
+
+    # --- compose ------------------------------------------------------------------------------------------------------
+
+    def upcoming(self) -> TrainingSet:
+        """Return the training set of the next epoch; what the data module asks for."""
+        turning = self.pending is not None
+        generation = self.compose(self.generation + turning)
+        assert generation.rows is not None
+        return TrainingSet(
+            generation.pool,
+            generation.rows,
+            seed=self.seed,
+            generation=generation.index,
+            epoch=0 if turning else self.clock.epoch,
+            steps=self.steps_per_generation,
+        )
+
+    def compose(self, index: int) -> Generation:
+        """Return generation ``index`` with its training set; composed once."""
+        if self._composed is None or self._composed.index != index:
+            manifests = self.manifests if self.pending is None else [*self.manifests, self.pending]
+            generation = Generation(
+                index, self.generations, self.seed, self.samples_per_generation, self.store.pool(manifests[: index + 1])
+            )
+            self._composed = compose(generation, self.stack, self._replicates)
+        return self._composed
+
+    # --- Lightning's hooks, in the order of a generation --------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check everything that can be checked before any compute, write gold, start from the keyed initialization."""
+        if stage != "fit":
+            return
+        data = check_trainer(trainer, self.trainer_kwargs())
+        mitigations = [callback for callback in callbacks_of(trainer) if isinstance(callback, Mitigation)]
+        self.stack = MitigationStack(mitigations)
+        check_module(pl_module, self.stack)
+        self._replicates = data.replicates
+        error: Exception | None = None
+        if trainer.is_global_zero:
+            try:
+                gold = self.store.write_gold(data.gold(), facts={"data": data.describe()})
+                claim_folder(self.store, identity_of(self, pl_module, data, gold))
+            except Exception as caught:
+                error = caught
+        agree(trainer, error)
+        self.manifests = [self.store.manifest(0)]
+        self.ledger = Ledger(
+            self.store.root / "metrics.jsonl", run=self.store.root.name, seed=self.seed, durable=self.store.durable
+        )
+        for mitigation in mitigations:
+            mitigation.engaged = True
+        data.source = self
+        if isinstance(pl_module, GenerativeModule):
+            pl_module.clock, pl_module.objective = self.clock, self.stack.objective
+        reinitialize(pl_module, seed=self.seed, generation=0, initialization=self.initialization)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember the loss scale a generation starts with; checkpointed states are restored after this."""
+        self._scale = precision_state(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin generation 0, or take up where a checkpoint left off."""
+        check_loader(trainer)
+        self.ledger.restart(self.generation + (self.pending is not None))
+        if self.pending is not None and self.generation + 1 >= self.generations:
+            trainer.should_stop = True  # a finished chain, resumed
+        elif trainer.current_epoch > self._epochs_ended:
+            # Another callback's checkpoint of an epoch's last batch: Lightning went on to the next epoch without the
+            # hooks at the end of this one.
+            self._end_epoch(trainer, pl_module)
+            self._turn(trainer, pl_module)
+        elif trainer.global_step == 0:
+            self._tell(trainer, pl_module, "on_generation_start", self.compose(0))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """TURN, when a harvest is pending."""
+        self._turn(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed the step of a module that does not do so itself."""
+        if not isinstance(pl_module, GenerativeModule):
+            self.clock.batch = batch_idx
+            reseed(self.clock.key(Stream.STEP, trainer.global_rank))
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seed a validation loop, so that it cannot shift training."""
+        reseed(self.clock.key(Stream.VALIDATE, trainer.global_rank))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """HARVEST, when the generation is over; plain callbacks come before checkpoints, so those hold the result."""
+        self._end_epoch(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values only: a checkpoint loads without unpickling objects. The pools are on disk."""
+        return {
+            "generation": self.generation,
+            "epoch": self.clock.epoch,
+            "epochs_ended": self._epochs_ended,
+            "first_step": self._first_step,
+            "manifests": [manifest.to_dict() for manifest in self.manifests],
+            "pending": None if self.pending is None else self.pending.to_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of ``state_dict``."""
+        self.clock.generation, self.clock.epoch = state_dict["generation"], state_dict["epoch"]
+        self._epochs_ended, self._first_step = state_dict["epochs_ended"], state_dict["first_step"]
+        self.manifests = [Manifest.from_dict(manifest) for manifest in state_dict["manifests"]]
+        self.pending = None if state_dict["pending"] is None else Manifest.from_dict(state_dict["pending"])
+        self._composed = None
+
+    # --- the two phases of a generation change ------------------------------------------------------------------------
+
+    def _end_epoch(self, trainer: pl.Trainer, module: Any) -> None:
+        self._epochs_ended += 1
+        self.clock.epoch += 1
+        means = module.epoch_means() if isinstance(module, GenerativeModule) else {}
+        logged = {
+            f"train/{name}": trainer.strategy.reduce(torch.tensor(value, device=module.device), reduce_op="mean")
+            for name, value in means.items()
+        }
+        module.log_dict(logged)
+        stoppers = [callback for callback in callbacks_of(trainer) if isinstance(callback, GenerationEarlyStopping)]
+        stopped = [stopper.is_over({**trainer.callback_metrics, **logged}) for stopper in stoppers]
+        if self.clock.epoch < self.epochs_per_generation and not any(stopped):
+            return
+        generation = self.compose(self.generation)
+        self.stack.finalize(module, generation)
+        if self.keep_weights and trainer.is_global_zero:
+            save_weights(self.store, generation.index, module.state_dict())
+        self.pending = harvest(
+            trainer,
+            module,
+            generation,
+            store=self.store,
+            stack=self.stack,
+            chunk_size=self.chunk_size,
+            parent=self.manifests[-1].digest,
+            facts={"steps": trainer.global_step - self._first_step, "epochs": self.clock.epoch},
+        )
+        self._verify(trainer, [self.pending])
+        self._measure(trainer, module, generation)
+        if self.generation + 1 >= self.generations:
+            trainer.should_stop = True
+
+    def _measure(self, trainer: pl.Trainer, module: Any, generation: Generation) -> None:
+        """Let observers see the trained model and its deposit, and commit what they measured."""
+        sampler = self.stack.sampler(module)
+
+        def sample(rows: int, stream: Stream) -> Tensor:
+            return sample_rows(module, sampler, rows, (self.seed, stream, generation.index), self.chunk_size)
+
+        assert self.pending is not None
+        facts = generation.facts or {}
+        structural = [
+            Measurement(generation.index, name, float(facts[name]), n=facts["rows"])
+            for name in ("real_fraction", "effective_size")
+        ]
+        self.ledger.add(structural)
+        seen = dataclasses.replace(generation, sample=sample, deposit=self.store.pool([self.pending]))
+        self._tell(trainer, module, "on_generation_end", seen)
+        if trainer.is_global_zero:
+            self.ledger.commit()
+            self._log(trainer, generation.index)
+        self.stack.close_generation(generation)
+        trainer.strategy.barrier("collapse.measure")
+
+    def _log(self, trainer: pl.Trainer, index: int) -> None:
+        values = {f"gen/{name}": value for name, value in self.ledger.of(index).items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {**values, "generation": index, "lifetime_step": trainer.global_step}, step=trainer.global_step
+            )
+
+    def _turn(self, trainer: pl.Trainer, module: Any) -> None:
+        """Make the pending pool the one in training: verify, renew everything a generation owns, and flip last."""
+        if self.pending is None:
+            return
+        manifests = [*self.manifests, self.pending]
+        self._verify(trainer, manifests)
+        generation = self.compose(self.generation + 1)
+        reinitialize(module, seed=self.seed, generation=generation.index, initialization=self.initialization)
+        self.stack.initialize(module, generation)
+        renew_optimizers(trainer)
+        load_precision_state(trainer, self._scale)
+        self.clock.generation, self.clock.epoch, self.clock.batch = generation.index, 0, 0
+        self.manifests, self.pending, self._first_step = manifests, None, trainer.global_step
+        self._tell(trainer, module, "on_generation_start", generation)
+
+    # --- helpers ------------------------------------------------------------------------------------------------------
+
+    def _tell(self, trainer: pl.Trainer, module: Any, hook: str, generation: Generation) -> None:
+        for callback in callbacks_of(trainer):
+            if isinstance(callback, GenerationCallback):
+                getattr(callback, hook)(trainer, module, generation)
+
+    def _verify(self, trainer: pl.Trainer, manifests: list[Manifest]) -> None:
+        error: Exception | None = None
+        if trainer.local_rank == 0:  # once per node: it also finds out that a node does not see the files
+            try:
+                for manifest in manifests:
+                    self.store.verify(manifest)
+            except StoreError as caught:
+                error = caught
+        agree(trainer, error)

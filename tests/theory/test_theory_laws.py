@@ -1,0 +1,401 @@
+"""The closed forms of collapse.theory against a table of values checked by independent simulation.
+
+Values are printed with seven significant digits, so the relative tolerance is 1e-6. Row names are those of the table.
+"""
+
+import inspect
+import math
+
+import numpy as np
+import pytest
+from scipy import integrate, special, stats
+
+from collapse import theory
+from collapse.theory import ADDITIVE, Probe
+from collapse.theory._special import chi_square_quadrature, log_gamma
+
+RTOL = 1e-6
+HALF = Probe(real=1.0, factor=0.5, shift=0.0)
+COVARIANCE = np.array([[2.0, 0.6], [0.6, 1.0]])
+
+
+def near(expected):
+    return pytest.approx(expected, rel=RTOL, abs=0)
+
+
+# --- R0, R1: probes -------------------------------------------------------------------------------------------------
+
+PROBES = {
+    "R0.replace": (lambda p: theory.replace_probe(6, p), 5, 0.03125),
+    "R0.accumulate": (lambda p: theory.accumulate_probe(6, p, n=10), 1.45, 0.451171875),
+    "R0.accumulate.n0": (lambda p: theory.accumulate_probe(6, p, n=10, n0=30), 0.8845238095, 0.6284179688),
+    "R0.mix": (lambda p: theory.real_fraction_probe(6, p, n_real=5, n_synthetic=15), 2.288085938, 0.4044494629),
+    "R0.acc_fresh": (
+        lambda p: theory.accumulate_fresh_probe(6, p, n_real=2, n_synthetic=8, n0=10),
+        1.037824,
+        0.5846613333,
+    ),
+    "R0.fresh": (lambda p: theory.real_fraction_probe(6, p, n_real=10, n_synthetic=0), 0, 1),
+}
+
+
+@pytest.mark.parametrize("row", PROBES)
+def test_probe_rows(row):
+    law, additive, multiplicative = PROBES[row]
+    assert law(ADDITIVE) == near(additive)
+    assert law(HALF) == near(multiplicative)
+
+
+@pytest.mark.parametrize("t", [1, 2, 7])
+def test_probe_recursions_have_the_stated_closed_forms(t):
+    c, n, n0, rho = 0.3, 4, 6, 0.75
+    factor = Probe(real=1.0, factor=c, shift=0.0)
+    pools = n0 + n * np.arange(1, t)
+    mixed = (rho * c) ** (t - 1) + (1 - rho) * (1 - (rho * c) ** (t - 1)) / (1 - rho * c)
+    assert theory.replace_probe(t, factor) == near(c ** (t - 1))
+    assert theory.accumulate_probe(t, ADDITIVE, n=n, n0=n0) == pytest.approx(np.sum(n / pools))
+    assert theory.accumulate_probe(t, factor, n=n, n0=n0) == near(np.prod(1 + (c - 1) * n / pools))
+    assert theory.real_fraction_probe(t, ADDITIVE, n_real=5, n_synthetic=15) == pytest.approx(
+        rho * (1 - rho ** (t - 1)) / (1 - rho)
+    )
+    assert theory.real_fraction_probe(t, factor, n_real=5, n_synthetic=15) == near(mixed)
+
+
+def test_provenance_row():
+    assert theory.subsample_real_count(8, n=10, size=10) == near((1.25, 0.9691456))  # R1
+    law = stats.hypergeom(22, 10, 5)
+    assert theory.subsample_real_count(4, n=4, n0=10, size=5) == near((law.mean(), law.var()))
+
+
+# --- G1, G2, G4: replace, one dimension -----------------------------------------------------------------------------
+
+REPLACE_LAWS = (
+    theory.replace_mean_variance,
+    theory.replace_expected_variance,
+    theory.replace_variance_of_variance,
+    theory.replace_expected_std,
+    theory.replace_expected_log_variance,
+    theory.replace_median_variance,
+    theory.replace_expected_w2,
+    theory.replace_marginal_variance,
+    theory.replace_expected_test_nll,
+)
+G1_1 = (2, 4, 27.63861, 1.74114, 0.810262, 2.342225, 3.035441, 6, 3.646254)
+G1_2 = (0.4, 1, 1.225778, 0.9029991, -0.4109394, 0.6676441, 0.5940018, 1.4, 2.182903)
+G2_1 = (1.63804, 2.36196, 9.636986, 1.33795, 0.2834594, 1.38306, 2.648199, 4, 4.860603)
+G2_2 = (0.332392, 0.667608, 0.5463299, 0.737816, -0.8149936, 0.4457245, 0.524368, 1, 2.642784)
+G4_1 = (0.3256608, 0.3874205, 0.2582455, 0.5457247, -1.483784, 0.2309979, 0.621632, 0.7130813, 4.994214)
+REPLACE_ROWS = {
+    "G1.1": ((5, 10), {"ddof": 1, "variance": 4.0}, G1_1, 1.243626),
+    "G1.2": ((20, 50), {"ddof": 1}, G1_2, 0.8332128),
+    "G2.1": ((5, 10), {"ddof": 0, "variance": 4.0}, G2_1, 1.243626),
+    "G2.2": ((20, 50), {"ddof": 0}, G2_2, 0.8332128),
+    "G4.1": ((10, 20), {"ddof": 1, "lam": 0.9}, G4_1, 1.109973),
+}
+
+
+@pytest.mark.parametrize("law", range(len(REPLACE_LAWS)), ids=[law.__name__ for law in REPLACE_LAWS])
+@pytest.mark.parametrize("row", REPLACE_ROWS)
+def test_replace_rows(row, law):
+    arguments, options, expected, _ = REPLACE_ROWS[row]
+    assert REPLACE_LAWS[law](*arguments, **options) == near(expected[law])
+
+
+@pytest.mark.parametrize("row", REPLACE_ROWS)
+def test_log_variance_variance_rows(row):
+    arguments, _, _, expected = REPLACE_ROWS[row]
+    assert theory.replace_log_variance_variance(*arguments) == near(expected)
+
+
+def test_mean_covariance_rows():
+    assert theory.replace_mean_covariance(2, 5, n=10, ddof=1) == near(0.2)  # G8
+    assert theory.replace_mean_covariance(5, 2, n=10, ddof=1) == near(0.2)
+
+
+@pytest.mark.parametrize(
+    ("n", "ddof", "rate", "multiplier"),
+    [
+        (10, 1, -0.1152064704, 1.122105095),
+        (10, 0, -0.2205669861, 1.246783439),
+        (100, 1, -0.01013501885, 1.010186552),
+        (100, 0, -0.0201853547, 1.020390457),
+    ],
+)
+def test_collapse_rate_rows(n, ddof, rate, multiplier):  # G7
+    assert theory.replace_log_variance_rate(n, ddof=ddof) == near(rate)
+    assert theory.replace_critical_multiplier(n, ddof=ddof) == near(multiplier)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 1000, 100_000])
+def test_median_of_one_fit_is_that_of_the_chi_square_law(n):
+    exact = stats.chi2(n - 1).median() / n
+    assert theory.replace_median_variance(1, n, ddof=0) == pytest.approx(exact, rel=1e-9)
+
+
+def test_median_of_two_fits_of_two_points_is_that_of_a_product_of_chi_squares():
+    def below(median):  # P(X Y <= median), X and Y independent with one degree of freedom
+        density = stats.norm.pdf
+        return integrate.quad(lambda z: 4 * density(z) * (stats.norm.cdf(median**0.5 / z) - 0.5), 0, 40, epsabs=1e-12)[
+            0
+        ]
+
+    assert below(theory.replace_median_variance(2, 2, ddof=1)) == pytest.approx(0.5, abs=1e-9)
+
+
+# --- G3, G5, G6: replace, several dimensions ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ddof", "error", "traces", "logdet", "det"),
+    [
+        (1, 1, (3, 14.78466, 12.54438), -0.6744452, 1.120142),
+        (0, 0.8817998, (2.1182, 7.370603, 6.253753), -1.370536, 0.5584247),
+    ],
+    ids=["G3.1", "G3.2"],
+)
+def test_multivariate_rows(ddof, error, traces, logdet, det):
+    arguments = {"covariance": COVARIANCE, "ddof": ddof}
+    assert theory.replace_mean_square_error(4, 12, **arguments) == near(error)
+    assert theory.replace_trace_moments(4, 12, **arguments) == near(traces)
+    assert theory.replace_expected_logdet(4, 12, **arguments) == near(logdet)
+    assert theory.replace_expected_det(4, 12, **arguments) == near(det)
+
+
+def test_eigenvalue_rate_rows():  # G6
+    assert theory.replace_log_eigenvalue_rates(12, 2, ddof=1) == near(np.array([-0.09365494, -0.1986304]))
+
+
+def test_bivariate_distance_row():
+    assert theory.replace_expected_w2_bivariate_first_fit(10, ddof=1) == near(0.3676717)  # G5.1
+
+
+@pytest.mark.parametrize("n", [3, 4, 50, 1000])
+def test_bivariate_distance_quadrature(n):
+    nu = n - 1
+    integral = integrate.quad(lambda s: np.sqrt(1 + s ** (1 / (nu - 1))), 0, 1, epsabs=1e-12)[0]
+    root = np.sqrt(2 / n) * np.exp(special.gammaln(nu + 0.5) - special.gammaln(nu))
+    exact = 3 * (2 / n + 2 * nu / n + 2 - 2 * root * integral)
+    assert theory.replace_expected_w2_bivariate_first_fit(n, ddof=0, variance=3.0) == pytest.approx(exact, rel=1e-9)
+
+
+@pytest.mark.parametrize("lam", [1.0, 0.8])
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_one_dimension_is_a_special_case(ddof, lam):
+    options = {"ddof": ddof, "lam": lam}
+    covariance = {"covariance": [[4.0]], **options}
+    options["variance"] = 4.0
+    mean = theory.replace_expected_variance(5, 10, **options)
+    square = theory.replace_variance_of_variance(5, 10, **options) + mean**2
+    bounds = theory.replace_w2_bounds(5, 10, **covariance)
+    assert theory.replace_trace_moments(5, 10, **covariance) == near((mean, square, square))
+    assert theory.replace_expected_det(5, 10, **covariance) == near(mean)
+    assert theory.replace_expected_logdet(5, 10, **covariance) == near(
+        theory.replace_expected_log_variance(5, 10, **options)
+    )
+    assert bounds.lower < theory.replace_expected_w2(5, 10, **options) < bounds.upper
+
+
+def test_distance_bounds_have_the_published_forms():
+    assert theory.replace_w2_bounds(4, 12, covariance=COVARIANCE, ddof=1) == near((4 * 3 / 12, (2 + 4 / 12) * 3))
+    assert theory.replace_w2_bounds(4, 12, covariance=COVARIANCE, ddof=0) == near((2 * (1 - (11 / 12) ** 2) * 3, 6))
+    bounds = theory.replace_w2_bounds(3, 10, covariance=np.eye(2), ddof=1)
+    assert bounds.lower < 1.072782 < bounds.upper  # G5.2 has no closed form
+
+
+# --- A0 to A2, A8: accumulate ---------------------------------------------------------------------------------------
+
+
+def test_fresh_row():  # A0: every fit is a first fit
+    assert theory.replace_mean_variance(1, 10, ddof=1) == near(0.1)
+    assert theory.replace_expected_variance(1, 10, ddof=1) == near(1)
+    assert theory.real_fraction_moments(5, n_real=10, n_synthetic=0, n_first=10, ddof=1) == near((0.1, 1))
+
+
+ACCUMULATE_LAWS = (
+    theory.accumulate_mean_square_error,
+    theory.accumulate_expected_variance,
+    theory.accumulate_variance_of_variance,
+    theory.accumulate_expected_log_variance,
+    theory.accumulate_expected_std,
+    theory.accumulate_expected_w2,
+)
+A1_1 = (0.1524404, 0.8475596, 0.2661419, -0.3358741, 0.8830604, 0.2338791)
+A1_2 = (0.03992512, 0.9600749, 0.07704591, -0.08145806, 0.9699484, 0.06010313)
+A2_1 = (0.1582089, 0.9397239, 0.3371094, -0.2366593, 0.9288968, 0.2401393)
+ACCUMULATE_ROWS = {
+    "A1.1": ((20, 10), {"ddof": 0}, A1_1),
+    "A1.2": ((10, 20), {"n0": 40, "ddof": 0}, A1_2),
+    "A2.1": ((20, 10), {"ddof": 1}, A2_1),
+}
+
+
+@pytest.mark.parametrize("law", range(len(ACCUMULATE_LAWS)), ids=[law.__name__ for law in ACCUMULATE_LAWS])
+@pytest.mark.parametrize("row", ACCUMULATE_ROWS)
+def test_accumulate_rows(row, law):
+    arguments, options, expected = ACCUMULATE_ROWS[row]
+    assert ACCUMULATE_LAWS[law](*arguments, **options) == near(expected[law])
+
+
+def test_accumulate_trace_row():  # A8: every second moment is linear in the variance of the real law
+    trace = float(np.trace(COVARIANCE))
+    assert theory.accumulate_mean_square_error(8, 10, ddof=0, variance=trace) == near(0.439776)
+    assert theory.accumulate_expected_variance(8, 10, ddof=0, variance=trace) == near(2.560224)
+
+
+def test_accumulate_limit_rows():
+    assert theory.accumulate_limit_variance(10, ddof=0) == near(0.8434358572)
+    assert theory.accumulate_limit_variance(20, ddof=0) == near(0.9197589714)
+    assert theory.accumulate_limit_variance(10, ddof=1) == near(0.9351406537)
+    assert theory.accumulate_limit_variance(20, ddof=1) == near(0.9676635302)
+    assert theory.accumulate_limit_variance(20, ddof=0, n0=40) == near(0.9559120556)
+    assert theory.accumulate_limit_mean_square_error(10) == near(0.1565641428)
+    assert theory.accumulate_limit_mean_square_error(20) == near(0.08024102856)
+
+
+@pytest.mark.parametrize(("n", "n0", "ddof"), [(10, 10, 0), (1, 2, 1), (30, 7, 1), (5, 40, 0)])
+def test_accumulate_tends_to_its_limit(n, n0, ddof):
+    late = theory.accumulate_expected_variance(1_000_000, n, n0=n0, ddof=ddof, variance=4.0)
+    assert late == pytest.approx(theory.accumulate_limit_variance(n, n0=n0, ddof=ddof, variance=4.0), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "law"), [(np.log, theory.accumulate_expected_log_variance), (np.sqrt, theory.accumulate_expected_std)]
+)
+def test_accumulate_quadrature_with_two_points(function, law):
+    """The hardest case: n = n0 = 2, ddof = 1. Over both chi-squares, one degree of freedom each, in polar form."""
+
+    def growth(radius, angle):  # N_1 = 2, N_2 = 4
+        z, y = radius * math.cos(angle), radius * math.sin(angle)
+        return function((1 + z**2 + y**2 / 2) / 3) * radius * math.exp(-(radius**2) / 2) * 2 / math.pi
+
+    step = integrate.dblquad(growth, 0, math.pi / 2, 0, 40, epsabs=1e-11)[0]
+    first = law(1, 2, ddof=1)
+    assert law(2, 2, ddof=1) == pytest.approx(first + step if function is np.log else first * step, rel=1e-8)
+
+
+# --- A3 to A6, A9: mixing -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ddof", "replacement", "expected"),
+    [
+        (0, False, (0.247009, 0.752991, 0.1689211, 0.8310789)),
+        (1, False, (0.2789646, 1.05844, 0.1801768, 1.051384)),
+        (1, True, (0.3071189, 1.009879, 0.206131, 1.009879)),
+    ],
+    ids=["A3.1", "A3.2", "A3.3"],
+)
+def test_subsample_rows(ddof, replacement, expected):
+    moments = theory.accumulate_subsample_moments(15, 10, size=10, ddof=ddof, replacement=replacement)
+    assert moments == near(expected)
+
+
+@pytest.mark.parametrize(
+    ("ddof", "values"),
+    [(1, (1.027, 1.256, 1.576, 1.983)), (0, (0.760, 0.741, 0.7392, 0.73901))],
+)
+def test_subsample_plateaus_under_maximum_likelihood_only(ddof, values):
+    for t, expected in zip((10, 100, 1000, 10_000), values, strict=True):
+        assert theory.accumulate_subsample_moments(t, 10, size=10, ddof=ddof).variance == pytest.approx(
+            expected, abs=6e-4
+        )
+
+
+MIXED = {"n_real": 5, "n_synthetic": 15}
+REAL_FRACTION_ROWS = {  # options; first fit; t = 10; stationary
+    "A4.1": ({"ddof": 1}, 5, (0.1223921, 1.093869), (0.1225806, 1.096774)),
+    "A4.2": ({"ddof": 0}, 5, (0.1055502, 0.8944498), (0.1052632, 0.8947368)),
+    "A4.3": ({"ddof": 1, "lam": 0.8}, 20, (0.0750846, 0.6660928), (0.07392996, 0.6614786)),
+    "A5.1": ({"ddof": 1, "dataset_size": 5}, 5, (0.2776079, 0.9061314), (0.2774194, 0.9032258)),
+    "A5.2": ({"ddof": 0, "dataset_size": 5}, 5, (0.2629665, 0.7370335), (0.2631579, 0.7368421)),
+    "A6.1": ({"ddof": 1, "dataset_size": 20}, 20, (0.1585772, 1.034369), (0.1612903, 1.048387)),
+}
+
+
+@pytest.mark.parametrize("row", REAL_FRACTION_ROWS)
+def test_real_fraction_rows(row):
+    options, n_first, expected, stationary = REAL_FRACTION_ROWS[row]
+    assert theory.real_fraction_moments(10, n_first=n_first, **MIXED, **options) == near(expected)
+    assert theory.real_fraction_stationary_moments(**MIXED, **options) == near(stationary)
+
+
+def test_real_fraction_contraction():
+    assert theory.real_fraction_contraction(5, 15, ddof=1) == pytest.approx(0.7835, abs=5e-5)
+    assert theory.real_fraction_contraction(50_000, 150_000, ddof=1) == pytest.approx(0.75, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("ddof", "expected"), [(0, (0.0532468, 0.9467532)), (1, (0.05480509, 0.9966802))], ids=["A9.1", "A9.2"]
+)
+def test_accumulate_fresh_rows(ddof, expected):
+    assert theory.accumulate_fresh_moments(12, n_real=3, n_synthetic=7, n0=10, ddof=ddof) == near(expected)
+
+
+# --- the regimes agree where they meet ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+@pytest.mark.parametrize("t", [1, 6])
+def test_regimes_agree_where_they_meet(t, ddof):
+    options = {"ddof": ddof, "variance": 3.0}
+    replace = (theory.replace_mean_variance(t, 8, **options), theory.replace_expected_variance(t, 8, **options))
+    accumulate = (
+        theory.accumulate_mean_square_error(t, 8, n0=12, **options),
+        theory.accumulate_expected_variance(t, 8, n0=12, **options),
+    )
+    whole_pool = theory.accumulate_subsample_moments(t, 8, size=1000, n0=12, **options)
+    assert theory.real_fraction_moments(t, n_real=0, n_synthetic=8, n_first=8, **options) == near(replace)
+    assert theory.accumulate_fresh_moments(t, n_real=0, n_synthetic=8, n0=12, **options) == near(accumulate)
+    assert whole_pool[:2] == near(accumulate)
+
+
+def test_log_gamma_agrees_with_scipy():
+    z = np.array([0.5, 0.5 + 3j, 4.5 + 1j, 50 + 200j, 1e4 + 5j])
+    assert np.allclose(log_gamma(z), special.loggamma(z), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("degrees", [0, 1, 2, 9, 100_000])
+def test_chi_square_quadrature_has_the_moments_of_the_law(degrees):
+    points, weights = chi_square_quadrature(degrees)
+    moments = [weights.sum(), weights @ points, weights @ points**2]
+    assert moments == pytest.approx([1, degrees, degrees**2 + 2 * degrees], rel=1e-12)
+
+
+# --- arguments ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: theory.replace_expected_variance(0, 10, ddof=1), "t counts model fits"),
+        (lambda: theory.replace_expected_variance(1, 1, ddof=0), "at least 2"),
+        (lambda: theory.replace_expected_variance(1, 5, ddof=5), "ddof must lie in"),
+        (lambda: theory.replace_expected_variance(1, 5, ddof=1, variance=-1.0), "variance must be positive"),
+        (lambda: theory.replace_expected_variance(1, 5, ddof=1, lam=math.inf), "lam must be positive"),
+        (lambda: theory.replace_expected_test_nll(1, 3, ddof=1), "n must be at least 4"),
+        (lambda: theory.replace_expected_logdet(1, 2, covariance=np.eye(2), ddof=1), "dim must lie in"),
+        (lambda: theory.replace_trace_moments(1, 5, covariance=np.eye(3)[:2], ddof=1), "square matrix"),
+        (lambda: theory.replace_trace_moments(1, 5, covariance=[[1, 1], [0, 1]], ddof=1), "symmetric"),
+        (lambda: theory.replace_trace_moments(1, 5, covariance=np.ones((2, 2)), ddof=1), "positive definite"),
+        (lambda: theory.subsample_real_count(1, n=5, size=6), "size must lie in"),
+        (lambda: theory.real_fraction_probe(1, ADDITIVE, n_real=0, n_synthetic=0), "n_real \\+ n_synthetic"),
+        (lambda: theory.real_fraction_stationary_moments(n_real=0, n_synthetic=9, ddof=1), "no stationary state"),
+        (
+            lambda: theory.real_fraction_moments(2, n_real=5, n_synthetic=5, n_first=9, ddof=1, dataset_size=8),
+            "dataset_size must be at least 9",
+        ),
+    ],
+)
+def test_arguments_out_of_range_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("name", theory.__all__)
+def test_public_names_are_documented_and_keyword_only_after_two(name):
+    member = getattr(theory, name)
+    if not inspect.isfunction(member):
+        return
+    positional = [p for p in inspect.signature(member).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert len(positional) <= 2
+    assert all(section in member.__doc__ for section in ("Args:", "Returns:", "Raises:"))
