@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
@@ -31,6 +31,8 @@ class Generation:
         sample: ``sample(n, stream)`` draws n rows of the trained model through the chain's sampler; after
             training only.
         deposit: The pool rows it left for the next generation; after training only.
+        measured: What has been recorded of it so far, by name.
+        recorder: Where ``record`` writes.
     """
 
     index: int
@@ -42,6 +44,24 @@ class Generation:
     facts: dict[str, Any] | None = None
     sample: Callable[[int, Stream], Tensor] | None = None
     deposit: DataPool | None = None
+    measured: dict[str, float] = field(default_factory=dict)
+    recorder: Callable[..., None] | None = None
+
+    def record(
+        self, name: str, value: float, *, n: int | None = None, extractor: str | None = None, floor: float | None = None
+    ) -> None:
+        """Put a measurement of this generation on the run's record.
+
+        Args:
+            name: Metric.
+            value: Its value.
+            n: Rows it was computed from.
+            extractor: Id of the feature extractor.
+            floor: The same metric between two sets of real rows.
+        """
+        self.measured[name] = value
+        if self.recorder is not None:
+            self.recorder(self.index, name, value, n=n, extractor=extractor, floor=floor)
 
     def generator(self, stream: Stream, *rest: int) -> torch.Generator:
         """Return a CPU generator of this generation's own in ``stream``."""

@@ -113,6 +113,16 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
             self.clock.batch = batch_idx
             reseed(self.clock.key(Stream.STEP, self.global_rank))
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the running sums, so that an epoch resumed in its middle logs the mean of all of it."""
+        checkpoint["epoch_sums"], checkpoint["epoch_steps"] = self.epoch_sums, self.epoch_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the running sums up again."""
+        sums = checkpoint.get("epoch_sums", {})
+        self.epoch_sums = {name: total.to(self.device) for name, total in sums.items()}
+        self.epoch_steps = checkpoint.get("epoch_steps", 0)
+
     def configure_optimizers(self) -> Any:
         """Adam with ``learning_rate``; none for a module without parameters."""
         parameters = [p for p in self.parameters() if p.requires_grad]

@@ -163,7 +163,7 @@ def run_chain(
     )
     callbacks = list(trainer_options.pop("callbacks", None) or [])
     if evaluate and not any(isinstance(callback, GenerationEvaluation) for callback in callbacks):
-        callbacks.append(GenerationEvaluation())
+        callbacks.insert(0, GenerationEvaluation())
     if folder is None:
         callbacks.append(EpochCheckpoint(root))
         trainer_options["plugins"] = [AtomicCheckpointIO(), *_as_list(trainer_options.get("plugins"))]

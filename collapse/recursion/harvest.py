@@ -14,7 +14,7 @@ from collapse.data.rows import Origin, Samples, encode, provenance
 from collapse.data.store import GenerationStore, Manifest
 from collapse.mitigations.stack import MitigationStack
 from collapse.models.generative import SampleFn
-from collapse.recursion.lightning import agree
+from collapse.recursion.lightning import together
 from collapse.recursion.sampling import draw_chunk, sampling, state_digest
 from collapse.seeding import Stream
 
@@ -55,9 +55,8 @@ def harvest(
     chunks = write_samples(trainer, module, sampler, store, generation=generation, chunk_size=chunk_size)
     trainer.strategy.barrier("collapse.harvest")
     manifest: Manifest | None = None
-    error: Exception | None = None
-    if trainer.is_global_zero:
-        try:
+    with together(trainer):
+        if trainer.is_global_zero:
             if stack.curates:
                 candidates = _read_chunks(store, target, chunks)
                 kept = stack.curate(candidates, generation)
@@ -70,9 +69,6 @@ def harvest(
                 "candidates": generation.samples_per_generation,
             }
             manifest = store.seal(target, chunks, parent=parent, facts={"model": model, **sampling_facts, **facts})
-        except Exception as caught:
-            error = caught
-    agree(trainer, error)
     return cast(Manifest, trainer.strategy.broadcast(manifest))
 
 
@@ -103,20 +99,15 @@ def write_samples(
     """
     target, rows, pool = generation.index + 1, generation.samples_per_generation, generation.pool
     chunks, world = -(-rows // chunk_size), trainer.world_size
-    error: Exception | None = None
-    with sampling(module):
+    with together(trainer), sampling(module):
         for turn in range(-(-chunks // world)):
             index = min(turn * world + trainer.global_rank, chunks - 1)
             count = min(chunk_size, rows - index * chunk_size)
             x = draw_chunk(sample, count, (generation.seed, Stream.SAMPLE, target, index), module.device)
-            if turn * world + trainer.global_rank == index and error is None:
-                try:
-                    values = encode(_shaped(x, count, pool.row_shape), pool.dtype)
-                    records = provenance(count, origin=Origin.SYNTHETIC, generation=target)
-                    store.write_chunk(target, index, values, records)
-                except Exception as caught:
-                    error = caught
-    agree(trainer, error)
+            if turn * world + trainer.global_rank == index:
+                values = encode(_shaped(x, count, pool.row_shape), pool.dtype)
+                records = provenance(count, origin=Origin.SYNTHETIC, generation=target)
+                store.write_chunk(target, index, values, records)
     return chunks
 
 

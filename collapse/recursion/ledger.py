@@ -57,6 +57,10 @@ class Ledger:
         for measurement in measurements:
             self._rows[measurement.generation, measurement.name] = measurement
 
+    def record(self, generation: int, name: str, value: float, **rest: Any) -> None:
+        """Add one measurement; ``rest`` are the other fields of ``Measurement``."""
+        self.add([Measurement(generation, name, value, **rest)])
+
     def restart(self, generation: int) -> None:
         """Forget everything measured from ``generation`` on: it is about to be measured again."""
         self._rows = {key: row for key, row in self._rows.items() if key[0] < generation}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
 
-__all__ = ["agree", "callbacks_of", "load_precision_state", "precision_state", "renew_optimizers"]
+__all__ = ["callbacks_of", "load_precision_state", "precision_state", "renew_optimizers", "together"]
 
 
 def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
@@ -14,8 +16,14 @@ def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
     return list(getattr(trainer, "callbacks", ()))
 
 
-def agree(trainer: pl.Trainer, error: Exception | None) -> None:
-    """Raise on every process if any of them failed: one that went on alone would wait for the others for ever."""
+@contextlib.contextmanager
+def together(trainer: pl.Trainer) -> Iterator[None]:
+    """Raise on every process if the block fails on any: one that went on alone would wait for the others for ever."""
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
     if trainer.world_size == 1:
         if error is not None:
             raise error

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from collapse.data.generation import Generation, GenerationCallback
 from collapse.data.loading import TrainingSet
-from collapse.data.store import GenerationStore, Manifest, StoreError
+from collapse.data.store import GenerationStore, Manifest
 from collapse.mitigations.mitigation import Mitigation
 from collapse.mitigations.stack import MitigationStack
 from collapse.models.generative import GenerativeModule
@@ -22,13 +22,13 @@ from collapse.recursion.composition import compose
 from collapse.recursion.early_stopping import GenerationEarlyStopping
 from collapse.recursion.harvest import harvest
 from collapse.recursion.identity import claim_folder, identity_of
-from collapse.recursion.ledger import Ledger, Measurement
+from collapse.recursion.ledger import Ledger
 from collapse.recursion.lightning import (
-    agree,
     callbacks_of,
     load_precision_state,
     precision_state,
     renew_optimizers,
+    together,
 )
 from collapse.recursion.reinitialize import check_initialization, reinitialize
 from collapse.recursion.sampling import sample_rows
@@ -94,6 +94,7 @@ class RecursiveTrainer(pl.Callback):
         self._first_step = 0
         self._composed: Generation | None = None
         self._replicates: int | None = None
+        self._means: dict[str, Tensor] = {}
         self._scale: dict[str, Any] = {}
 
     @property
@@ -152,14 +153,10 @@ class RecursiveTrainer(pl.Callback):
         self.stack = MitigationStack(mitigations)
         check_module(pl_module, self.stack)
         self._replicates = data.replicates
-        error: Exception | None = None
-        if trainer.is_global_zero:
-            try:
+        with together(trainer):
+            if trainer.is_global_zero:
                 gold = self.store.write_gold(data.gold(), facts={"data": data.describe()})
                 claim_folder(self.store, identity_of(self, pl_module, data, gold))
-            except Exception as caught:
-                error = caught
-        agree(trainer, error)
         self.manifests = [self.store.manifest(0)]
         self.ledger = Ledger(
             self.store.root / "metrics.jsonl", run=self.store.root.name, seed=self.seed, durable=self.store.durable
@@ -234,7 +231,7 @@ class RecursiveTrainer(pl.Callback):
         self._epochs_ended += 1
         self.clock.epoch += 1
         means = module.epoch_means() if isinstance(module, GenerativeModule) else {}
-        logged = {
+        self._means = logged = {
             f"train/{name}": trainer.strategy.reduce(torch.tensor(value, device=module.device), reduce_op="mean")
             for name, value in means.items()
         }
@@ -245,8 +242,9 @@ class RecursiveTrainer(pl.Callback):
             return
         generation = self.compose(self.generation)
         self.stack.finalize(module, generation)
-        if self.keep_weights and trainer.is_global_zero:
-            save_weights(self.store, generation.index, module.state_dict())
+        with together(trainer):
+            if self.keep_weights and trainer.is_global_zero:
+                save_weights(self.store, generation.index, module.state_dict())
         self.pending = harvest(
             trainer,
             module,
@@ -269,20 +267,21 @@ class RecursiveTrainer(pl.Callback):
         def sample(rows: int, stream: Stream) -> Tensor:
             return sample_rows(module, sampler, rows, (self.seed, stream, generation.index), self.chunk_size)
 
-        assert self.pending is not None
+        manifests = [] if self.pending is None else [self.pending]
+        seen = dataclasses.replace(
+            generation, sample=sample, deposit=self.store.pool(manifests), measured={}, recorder=self.ledger.record
+        )
         facts = generation.facts or {}
-        structural = [
-            Measurement(generation.index, name, float(facts[name]), n=facts["rows"])
-            for name in ("real_fraction", "effective_size")
-        ]
-        self.ledger.add(structural)
-        seen = dataclasses.replace(generation, sample=sample, deposit=self.store.pool([self.pending]))
-        self._tell(trainer, module, "on_generation_end", seen)
-        if trainer.is_global_zero:
-            self.ledger.commit()
-            self._log(trainer, generation.index)
+        for name in ("real_fraction", "effective_size"):
+            seen.record(name, float(facts[name]), n=facts["rows"])
+        for name, mean in self._means.items():
+            seen.record(name, float(mean), n=facts["rows"])
+        with together(trainer):
+            self._tell(trainer, module, "on_generation_end", seen)
+            if trainer.is_global_zero:
+                self.ledger.commit()
+                self._log(trainer, generation.index)
         self.stack.close_generation(generation)
-        trainer.strategy.barrier("collapse.measure")
 
     def _log(self, trainer: pl.Trainer, index: int) -> None:
         values = {f"gen/{name}": value for name, value in self.ledger.of(index).items()}
@@ -314,11 +313,7 @@ class RecursiveTrainer(pl.Callback):
                 getattr(callback, hook)(trainer, module, generation)
 
     def _verify(self, trainer: pl.Trainer, manifests: list[Manifest]) -> None:
-        error: Exception | None = None
-        if trainer.local_rank == 0:  # once per node: it also finds out that a node does not see the files
-            try:
+        with together(trainer):
+            if trainer.local_rank == 0:  # once per node: it also finds out that a node does not see the files
                 for manifest in manifests:
                     self.store.verify(manifest)
-            except StoreError as caught:
-                error = caught
-        agree(trainer, error)

@@ -1,0 +1,57 @@
+"""A grid of samples per generation, to see what the numbers say."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
+from torchvision.io import encode_png
+from torchvision.utils import make_grid
+
+from collapse.data.files import commit
+from collapse.data.generation import Generation, GenerationCallback
+from collapse.seeding import Stream
+
+__all__ = ["SampleGallery", "image_grid"]
+
+
+def image_grid(images: Tensor, *, columns: int = 8, least_side: int = 32) -> Tensor:
+    """Tile images (n, C, H, W) in [0, 1] into one uint8 picture (3, H', W'), small ones enlarged pixel by pixel."""
+    scale = max(1, math.ceil(least_side / images.shape[-1]))
+    large = images.float().clamp(0, 1).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    return make_grid(large, nrow=columns, padding=2).mul(255).round().to(torch.uint8)
+
+
+class SampleGallery(GenerationCallback):
+    """Save a PNG of samples per generation under ``figures`` in the run folder, and show it in Weights & Biases.
+
+    Data that are not images (C, H, W) with one or three channels are passed over.
+
+    Args:
+        samples: Images per grid.
+        folder: Where to save; the Trainer's ``default_root_dir/figures`` when None.
+    """
+
+    def __init__(self, samples: int = 64, folder: str | Path | None = None) -> None:
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, got {samples}")
+        self.samples, self.folder = samples, folder
+
+    def on_generation_end(self, trainer: pl.Trainer, module: Any, generation: Generation) -> None:
+        """Draw the grid from the stream of evaluation."""
+        shape = generation.pool.row_shape
+        if not trainer.is_global_zero or len(shape) != 3 or shape[0] not in (1, 3) or generation.sample is None:
+            return
+        folder = Path(self.folder) if self.folder is not None else Path(trainer.default_root_dir) / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"samples_gen_{generation.index:03d}.png"
+        grid = image_grid(generation.sample(self.samples, Stream.EVALUATE))
+        commit(path, encode_png(grid).numpy().tobytes())
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("gen/samples", [str(path)], caption=[f"generation {generation.index}"])
