@@ -24,17 +24,22 @@ class Remembers:
         object.__setattr__(instance, "_arguments", (args, kwargs))
         return instance
 
+    @classmethod
+    def constructor_parameters(cls) -> dict[str, inspect.Parameter]:
+        """The constructor's parameters by name, without ``self``."""
+        return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
+
     @property
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments by name, defaults included."""
         args, kwargs = self._arguments
-        bound = inspect.signature(type(self)).bind(*args, **kwargs)
+        bound = inspect.signature(type(self).__init__).bind(self, *args, **kwargs)
         bound.apply_defaults()
-        return dict(bound.arguments)
+        return dict(list(bound.arguments.items())[1:])
 
     def describe(self) -> str:
         """Return ``ClassName(argument=value, ...)``, defaults and incidentals left out."""
-        defaults = {name: parameter.default for name, parameter in inspect.signature(type(self)).parameters.items()}
+        defaults = {name: parameter.default for name, parameter in self.constructor_parameters().items()}
         given = [
             f"{name}={value!r}"
             for name, value in self.arguments.items()

@@ -87,11 +87,13 @@ def encode(x: Tensor, dtype: np.dtype) -> np.ndarray:
     the pool's type is gold's type and stands in every manifest.
 
     Raises:
-        ValueError: If a value is NaN or infinite: a pool must never hold one.
+        FloatingPointError: If a value is NaN or infinite: a pool must never hold one.
     """
     values = x.detach().cpu()
     if values.is_floating_point() and not bool(torch.isfinite(values).all()):
-        raise ValueError("the model sampled NaN or infinite values; lower the learning rate or clip the gradients")
+        raise FloatingPointError(
+            "the model sampled NaN or infinite values; lower the learning rate or clip the gradients"
+        )
     if dtype == np.uint8:
         values = values.float().clamp(0, 1).mul(255).round()
     return values.numpy().astype(dtype, copy=False)

@@ -75,7 +75,7 @@ def random_directions(dimension: int, slices: int, generator: torch.Generator) -
 
     On the CPU so that every kind of device sees the same ones and none has to wait for it.
     """
-    directions = torch.randn(dimension, slices, generator=generator)
+    directions = torch.randn(dimension, slices, generator=generator, dtype=torch.float32)
     return directions / directions.norm(dim=0).clamp_min(torch.finfo(directions.dtype).tiny ** 0.5)
 
 

@@ -65,6 +65,9 @@ class Mitigation(Remembers, GenerationCallback):
     citation: ClassVar[str] = ""
     engaged: bool = False
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def initialize(self, module: GenerativeModule, generation: Generation) -> None:
         """Set the weights a generation starts from (claim ``INITIALIZATION``)."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +115,7 @@ def run_chain(
     seed: int = 0,
     store: str | Path | None = None,
     initialization: str = "fresh",
+    chunk_size: int = 1024,
     evaluate: bool = True,
     **trainer_options: Any,
 ) -> Chain:
@@ -133,6 +136,7 @@ def run_chain(
         store: The run folder. None for a temporary one, which goes with the returned chain; nothing of it is forced to
             the disk, and no checkpoint is written.
         initialization: ``"fresh"``, ``"same"`` or ``"warm"``.
+        chunk_size: Rows per call of the sampler.
         evaluate: Add a ``GenerationEvaluation`` unless the callbacks hold one; it skips replicated data.
         trainer_options: Anything else ``pl.Trainer`` takes, ``callbacks``, ``logger``, ``devices`` for example.
 
@@ -149,8 +153,8 @@ def run_chain(
         >>> [record.real_fraction for record in chain.records]
         [1.0, 0.0]
     """
-    folder = tempfile.TemporaryDirectory(prefix="collapse-") if store is None else None
-    root = Path(folder.name if folder else store or "")
+    folder = _TemporaryFolder() if store is None else None
+    root = folder.path if folder else Path(store or "")
     recursion = RecursiveTrainer(
         generations,
         samples_per_generation=samples_per_generation,
@@ -159,6 +163,7 @@ def run_chain(
         steps_per_generation=steps_per_generation,
         seed=seed,
         initialization=initialization,
+        chunk_size=chunk_size,
         durable=folder is None,
     )
     callbacks = list(trainer_options.pop("callbacks", None) or [])
@@ -180,6 +185,14 @@ def run_chain(
     resume = None if folder else newest_checkpoint(root)
     trainer.fit(module, datamodule=data, ckpt_path=resume)
     return Chain.load(root, folder=folder)
+
+
+class _TemporaryFolder:
+    """A folder that goes with the last reference to it; ``TemporaryDirectory`` would warn of just that."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="collapse-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -53,6 +53,11 @@ def check_trainer(trainer: pl.Trainer, wanted: dict[str, Any]) -> RecursiveDataM
             f"max_steps={trainer.max_steps} must be left unset; a budget in steps is steps_per_generation",
         ),
         (
+            not trainer.min_epochs and not trainer.min_steps,
+            f"min_epochs={trainer.min_epochs} and min_steps={trainer.min_steps} must be left unset: Lightning would "
+            "train on past the last generation",
+        ),
+        (
             reload == 1,
             f"reload_dataloaders_every_n_epochs={reload} must be 1, or generations train on stale data",
         ),

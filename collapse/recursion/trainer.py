@@ -30,6 +30,7 @@ from collapse.recursion.lightning import (
     renew_optimizers,
     together,
 )
+from collapse.recursion.logging import define_axes, log_generation
 from collapse.recursion.reinitialize import check_initialization, reinitialize
 from collapse.recursion.sampling import sample_rows
 from collapse.seeding import Clock, Stream, reseed
@@ -171,6 +172,7 @@ class RecursiveTrainer(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the loss scale a generation starts with; checkpointed states are restored after this."""
         self._scale = precision_state(trainer)
+        define_axes(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin generation 0, or take up where a checkpoint left off."""
@@ -280,15 +282,8 @@ class RecursiveTrainer(pl.Callback):
             self._tell(trainer, module, "on_generation_end", seen)
             if trainer.is_global_zero:
                 self.ledger.commit()
-                self._log(trainer, generation.index)
+                log_generation(trainer, generation.index, self.ledger.of(generation.index))
         self.stack.close_generation(generation)
-
-    def _log(self, trainer: pl.Trainer, index: int) -> None:
-        values = {f"gen/{name}": value for name, value in self.ledger.of(index).items()}
-        for logger in trainer.loggers:
-            logger.log_metrics(
-                {**values, "generation": index, "lifetime_step": trainer.global_step}, step=trainer.global_step
-            )
 
     def _turn(self, trainer: pl.Trainer, module: Any) -> None:
         """Make the pending pool the one in training: verify, renew everything a generation owns, and flip last."""

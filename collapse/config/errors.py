@@ -1,0 +1,22 @@
+"""Errors of use: one sentence with the key, the value and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["ConfigError", "did_you_mean"]
+
+
+class ConfigError(ValueError):
+    """A config or command line that cannot be run; its message is all a user needs to see."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the nearest known name, or the list of them when none is near."""
+    names = sorted(known)
+    folded = {candidate.lower(): candidate for candidate in names}
+    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {folded[near[0]]!r}?"
+    return f"; there are: {', '.join(names)}" if names else ""

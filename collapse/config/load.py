@@ -1,0 +1,235 @@
+"""Compose a config from files and overrides, strictly, and remember where each value came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from collapse.config.errors import ConfigError, did_you_mean
+from collapse.config.schema import ChainConfig
+
+__all__ = ["LoadedConfig", "config_root", "load", "load_run", "names_in"]
+
+GROUPS = {"data": "data", "model": "model", "mitigation": "mitigations"}
+"""Folder of config files -> the key that one of them sets."""
+
+COMPONENTS = ("data", "model")
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A resolved config.
+
+    Attributes:
+        config: The values, checked against the schema.
+        tree: The same as plain dicts and lists.
+        origins: Where each leaf came from, by dotted key.
+    """
+
+    config: ChainConfig
+    tree: dict[str, Any]
+    origins: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides the results: not of where they go, nor of who watches."""
+        content = {key: value for key, value in self.tree.items() if key not in ("out", "wandb", "seed")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def out(self) -> Path:
+        """The run folder."""
+        return Path(self.config.out or f"runs/{self.digest[:8]}-{self.config.seed}")
+
+
+def config_root() -> Path:
+    """Return the folder of the config files: inside an installed package, or beside it in a checkout."""
+    installed = Path(str(files("collapse"))) / "configs"
+    checkout = Path(str(files("collapse"))).parent / "configs"
+    for root in (installed, checkout):
+        if (root / "base.yaml").exists():
+            return root
+    raise ConfigError(f"no config files in {installed} or {checkout}; reinstall collapse")
+
+
+def names_in(group: str) -> list[str]:
+    """Return the config names in a group's folder, ``vae/conv`` for a file in a subfolder."""
+    folder = config_root() / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+def load(config: str | None = None, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """Compose a config: base, then the file with its includes, then the command line.
+
+    Args:
+        config: Path of a YAML file, or the name of one under ``configs/experiment``; None for the defaults.
+        overrides: ``key=value``. A key that names a group (``data=mnist``, ``model=vae/conv``, ``mitigation=anchor``)
+            takes that group's file.
+
+    Raises:
+        ConfigError: On anything unknown, misspelled, or of the wrong type.
+    """
+    layers = [*_file_layers(config_root() / "base.yaml")]
+    if config is not None:
+        layers += _file_layers(_find(config))
+    layers += [layer for override in overrides for layer in _override_layers(override)]
+    tree: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, content in layers:
+        _merge(tree, content, origin, origins)
+    return _checked(tree, origins)
+
+
+def load_run(out: Path) -> LoadedConfig:
+    """Read the config of an existing run folder."""
+    path = out / "config.yaml"
+    if not path.exists():
+        raise ConfigError(f"{out} is no run folder: it has no config.yaml")
+    tree = _read(path)
+    loaded = _checked(tree, dict.fromkeys(_leaves(tree), str(path)))
+    return dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, out=str(out)))
+
+
+def _find(name: str) -> Path:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ConfigError(f"there is no config file {name}")
+        return path
+    known = names_in("experiment")
+    short = name.removeprefix("experiment/")
+    if short not in known:
+        raise ConfigError(f"there is no experiment {name!r}{did_you_mean(short, known)}")
+    return config_root() / "experiment" / f"{short}.yaml"
+
+
+def _file_layers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    content = _read(path)
+    for name in content.pop("include", []):
+        target = (config_root() / f"{name}.yaml").resolve()
+        if config_root().resolve() not in target.parents or not target.is_file():
+            raise ConfigError(f"{path}: include {name!r} is no file under {config_root()}")
+        yield from _file_layers(target)
+    yield _shown(path), content
+
+
+def _shown(path: Path) -> str:
+    root = config_root()
+    return f"configs/{path.relative_to(root)}" if root in path.parents else str(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {_sentence(error)}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold keys and values at its top level")
+    return {str(key): value for key, value in content.items()}
+
+
+def _override_layers(override: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r} is no override; write key=value")
+    if key in GROUPS and not value.startswith(("{", "[")):
+        known = names_in(key)
+        if value not in known:
+            raise ConfigError(f"{key}={value}: there is no such config{did_you_mean(value, known)}")
+        yield from _file_layers(config_root() / key / f"{value}.yaml")
+        return
+    try:
+        content = OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={_spaced(value)}"]), resolve=True)
+    except (YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{override!r} cannot be read: {_sentence(error)}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{override!r} is no override; write key=value")
+    yield "command line", {str(name): part for name, part in content.items()}
+
+
+def _spaced(value: str) -> str:
+    """Put the space that YAML wants after a colon into ``[{Name:{argument:value}}]``, outside of quotes."""
+    if not value.startswith(("[", "{")):
+        return value
+    parts = re.split(r"""("[^"]*"|'[^']*')""", value)
+    return "".join(part if index % 2 else re.sub(r":(?![\s/]|$)", ": ", part) for index, part in enumerate(parts))
+
+
+def _merge(
+    tree: dict[str, Any], layer: Mapping[str, Any], origin: str, origins: dict[str, str], prefix: str = ""
+) -> None:
+    for key, value in layer.items():
+        dotted = f"{prefix}{key}"
+        known = tree.get(key)
+        # Another class takes other arguments: a component whose name changes starts afresh.
+        renamed = dotted in COMPONENTS and isinstance(value, Mapping) and "name" in value
+        if (
+            isinstance(value, Mapping)
+            and isinstance(known, dict)
+            and not (renamed and value["name"] != known.get("name"))
+        ):
+            _merge(known, value, origin, origins, f"{dotted}.")
+            continue
+        for old in [name for name in origins if name == dotted or name.startswith(f"{dotted}.")]:
+            del origins[old]
+        tree[key] = value
+        origins.update(dict.fromkeys(_leaves({key: value}, prefix), origin))
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _checked(tree: dict[str, Any], origins: dict[str, str]) -> LoadedConfig:
+    _check_keys(tree, ChainConfig, origins)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(ChainConfig), tree)
+        config = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        key = str(getattr(error, "full_key", "") or "")
+        raise ConfigError(f"{key or 'config'}: {_sentence(error)}{_from(origins, key)}") from None
+    if not isinstance(config, ChainConfig):
+        raise ConfigError("the config does not describe a chain")
+    resolved = OmegaConf.to_container(OmegaConf.structured(config))
+    if not isinstance(resolved, dict):
+        raise ConfigError("the config does not describe a chain")
+    plain = {str(key): value for key, value in resolved.items()}
+    return LoadedConfig(config, plain, {leaf: origins.get(leaf, "default") for leaf in _leaves(plain)})
+
+
+def _check_keys(tree: Mapping[str, Any], schema: Any, origins: dict[str, str], prefix: str = "") -> None:
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    for key, value in tree.items():
+        if key not in fields:
+            where = _from(origins, f"{prefix}{key}")
+            raise ConfigError(f"unknown key {prefix + str(key)!r}{where}{did_you_mean(str(key), fields)}")
+        factory = fields[key].default_factory
+        if dataclasses.is_dataclass(factory) and isinstance(value, Mapping):
+            _check_keys(value, factory, origins, f"{prefix}{key}.")
+
+
+def _from(origins: Mapping[str, str], key: str) -> str:
+    found = next(
+        (origin for name, origin in origins.items() if key and (name == key or name.startswith(f"{key}."))), None
+    )
+    return f" (from {found})" if found else ""
+
+
+def _sentence(error: BaseException) -> str:
+    """Return the first line of an error that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,27 @@
+"""What loggers are told: curves over generations, and over the steps of the chain's whole life."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import WandbLogger
+
+__all__ = ["define_axes", "log_generation"]
+
+
+def define_axes(trainer: pl.Trainer) -> None:
+    """Tell Weights & Biases that ``gen/...`` are functions of the generation, and the rest of the lifetime step."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+            logger.experiment.define_metric("generation")
+            logger.experiment.define_metric("lifetime_step")
+            logger.experiment.define_metric("gen/*", step_metric="generation")
+
+
+def log_generation(trainer: pl.Trainer, generation: int, values: Mapping[str, float]) -> None:
+    """Send one generation's measurements to every logger."""
+    content = {f"gen/{name}": value for name, value in values.items()}
+    content.update(generation=generation, lifetime_step=trainer.global_step)
+    for logger in trainer.loggers:
+        logger.log_metrics(content, step=trainer.global_step)

@@ -1,0 +1,209 @@
+"""Chains on two processes: the child of ``test_torchrun.py``.
+
+    python -m torch.distributed.run ... ddp_chain.py FOLDER CASE...
+
+Every process writes what it found to FOLDER/CASE.rank<R>.json; with an "error", if the case raised one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from collapse import VAE, AnchorReplay, RingOfGaussians, SIGReg, run_chain
+from collapse.distributed import processes
+from collapse.metrics.normality import epps_pulley
+from collapse.recursion.sampling import state_digest
+from collapse.seeding import Clock
+
+RING = {"shape": (2,), "latent_dim": 2, "hidden": 8, "likelihood": "gaussian"}
+SHARDS = {"equal": (0, 8, 16), "unequal": (0, 5, 16)}  # rows of a sample of 16 by rank
+
+
+def sample_of_16(dtype=torch.float32):
+    """The input of sigreg-truth.json, section "ddp"."""
+    i, j = torch.arange(16, dtype=torch.float64)[:, None], torch.arange(3, dtype=torch.float64)
+    return (0.7 * torch.sin(7 * i + 3 * j) + 0.2).to(dtype)
+
+
+class Scale(nn.Module):
+    """theta * x, with theta = 1.3."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor(1.3, dtype=dtype))
+
+    def forward(self, x):
+        return self.theta * x
+
+
+def statistic(x, **options):
+    return epps_pulley(x, **options).mean()
+
+
+def penalty(x, **options):
+    """SIGReg's term at one moment of a chain, in single precision whatever the parameter's type."""
+    module = SimpleNamespace(clock=Clock(3, 1, 4, 1))
+    return SIGReg(0.5, slices=16, unbiased=options["unbiased"]).regularize({"latent": x}, None, module)
+
+
+def value_and_slope(term, model, x, **options):
+    """Return the value at theta = 1.3 and its derivative in theta, of whatever ``model`` does with gradients."""
+    value = term(model(x), **options)
+    value.backward()
+    theta = next(model.parameters())
+    return value.item(), theta.grad.item()
+
+
+def frozen_options():
+    """A chain of equal weights on any number of processes: its learning rate is zero."""
+    return {
+        "module": VAE(**RING, learning_rate=0.0),
+        "data": RingOfGaussians(rows=300, batch_size=40),
+        "mitigations": [AnchorReplay(0.25, rows="redrawn")],
+        "generations": 3,
+        "samples_per_generation": 2500,
+        "steps_per_generation": 4,
+        "seed": 3,
+        "evaluate": False,
+    }
+
+
+def chain(folder, module, data, *, world=2, **options):
+    if world > 1:
+        options.update(accelerator="cpu", devices=world, strategy="ddp")
+    run = run_chain(module, data, store=folder, **options)
+    return {
+        "weights": state_digest(module.state_dict()),
+        "records": [
+            [record.digests, record.counts, record.metrics, record.real_fraction, record.effective_size]
+            for record in run.records
+        ],
+    }
+
+
+# The cases
+
+
+def case_statistic(folder, rank):
+    """Values and slopes on this process's rows, under the mean that DDP takes."""
+    torch.distributed.init_process_group("gloo")
+    assert processes() == 2
+    found = {}
+    for split, ends in SHARDS.items():
+        for dtype in (torch.float32, torch.float64):
+            for term in (statistic, penalty):
+                for unbiased in (False, True):
+                    model = DistributedDataParallel(Scale(dtype))
+                    x = sample_of_16(dtype)[ends[rank] : ends[rank + 1]]
+                    options = {"unbiased": unbiased, "across_processes": True}
+                    name = f"{term.__name__}-{split}-{str(dtype)[6:]}-{unbiased}"
+                    found[name] = value_and_slope(term, model, x, **options)
+    model = DistributedDataParallel(Scale(torch.float32))
+    found["local"] = value_and_slope(statistic, model, sample_of_16()[8 * rank : 8 * rank + 8])
+    return found
+
+
+def case_frozen(folder, rank):
+    return chain(folder, **frozen_options())
+
+
+class Rows(pl.Callback):
+    """Note which pool rows each global step trained on."""
+
+    def __init__(self):
+        self.rows = {}
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        self.rows.setdefault(trainer.current_epoch, []).append(batch.row.tolist())
+
+
+def case_guarded(folder, rank):
+    rows = Rows()
+    found = chain(
+        folder,
+        VAE(**RING, learning_rate=0.01, beta=0.1),
+        RingOfGaussians(rows=600, batch_size=100),
+        mitigations=[SIGReg(0.2, slices=16), AnchorReplay(0.2)],
+        generations=2,
+        samples_per_generation=2500,
+        epochs_per_generation=2,
+        chunk_size=512,
+        callbacks=[rows],
+    )
+    return {**found, "rows": rows.rows}
+
+
+class NotANumber(VAE):
+    """A sampler whose second process returns one NaN."""
+
+    def sample(self, n, generator, y=None):
+        x = super().sample(n, generator, y)
+        if torch.distributed.get_rank() == 1:
+            x[n // 2, 0] = torch.nan
+        return x
+
+
+class Raising(VAE):
+    """A training step that fails on the second process, in the second generation, while the first one trains on."""
+
+    def loss(self, batch):
+        return self.outputs(batch)["loss"]
+
+    def outputs(self, batch):
+        if torch.distributed.get_rank() == 1 and self.clock.generation == 1:
+            raise RuntimeError("out of luck")
+        return super().outputs(batch)
+
+
+def case_nan(folder, rank):
+    return chain(folder, **{**frozen_options(), "module": NotANumber(**RING)})
+
+
+def case_raising(folder, rank):
+    return chain(folder, **{**frozen_options(), "module": Raising(**RING)})
+
+
+class Killer(pl.Callback):
+    """Kill the second process after one of the chain's steps."""
+
+    def on_train_batch_end(self, trainer, *rest):
+        if trainer.global_rank == 1 and trainer.global_step == 13:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def case_whole(folder, rank, *callbacks):
+    data = RingOfGaussians(rows=2500, batch_size=250)
+    options = {"generations": 3, "samples_per_generation": 2500, "epochs_per_generation": 2, "evaluate": False}
+    return chain(folder, VAE(**RING, learning_rate=0.01), data, callbacks=callbacks, **options)
+
+
+def case_killed(folder, rank):
+    return case_whole(folder, rank, Killer())
+
+
+def main(folder, *cases):
+    rank = int(os.environ["RANK"])
+    for case in cases:
+        name, _, root = case.partition("=")  # CASE=NAME runs a case in another folder
+        file, begun = folder / f"{case}.rank{rank}.json", time.monotonic()
+        try:
+            found = globals()[f"case_{name}"](folder / (root or name) / "run", rank)
+        except Exception as error:
+            file.write_text(json.dumps({"error": f"{type(error).__name__}: {error}"}))
+            raise
+        file.write_text(json.dumps({**found, "seconds": time.monotonic() - begun}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

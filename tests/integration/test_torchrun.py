@@ -1,0 +1,196 @@
+"""Two processes under torchrun make the chain that one makes, agree on everything, and fail together."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ddp_chain
+import numpy as np
+import pytest
+import torch
+
+CHILD = Path(__file__).with_name("ddp_chain.py")
+TRUTH = json.loads((Path(__file__).parents[1] / "data" / "sigreg-truth.json").read_text())["ddp"]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def torchrun(folder, *cases, timeout=120):
+    """Run cases on two processes; return the launcher's result and what each process wrote, by case."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2"]
+    address = ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLLAPSE_CACHE": str(folder)}
+    result = subprocess.run(
+        [*launcher, *address, CHILD, folder, *cases],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=timeout,
+        text=True,
+    )
+    found = {}
+    for case in cases:
+        files = [folder / f"{case}.rank{rank}.json" for rank in range(2)]
+        found[case] = [json.loads(file.read_text()) if file.exists() else None for file in files]
+    return result, found
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The cases that succeed, in one launch: starting two interpreters costs more than running them."""
+    folder = tmp_path_factory.mktemp("two")
+    result, found = torchrun(folder, "statistic", "frozen", "guarded")
+    assert result.returncode == 0, result.stdout[-5000:]
+    return {"folder": folder, "output": result.stdout, **found}
+
+
+def bytes_of(root, *patterns):
+    paths = [path for pattern in patterns for path in root.glob(pattern)]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+def manifests(root):
+    return [json.loads(path.read_text()) for path in sorted(root.glob("generations/*/manifest.json"))]
+
+
+# The chain of one process
+
+
+def test_equal_weights_make_the_pools_of_one_process(two, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        one = ddp_chain.chain(tmp_path / "run", **ddp_chain.frozen_options(), world=1)
+    finally:
+        torch.set_num_threads(threads)
+    root = two["folder"] / "frozen" / "run"
+    kinds = ("generations/*/*", "weights/*", "metrics.jsonl", "run.json")
+    expected, found = bytes_of(tmp_path / "run", *kinds), bytes_of(root, *kinds)
+    assert len(expected) == 2 + 1 + 3 * (3 * 2 + 1) + 3 + 2  # gold; three pools of three chunks; weights; two records
+    assert {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)} == set()
+    assert [manifest["digest"] for manifest in manifests(root)] == [m["digest"] for m in manifests(tmp_path / "run")]
+    for rank in two["frozen"]:
+        assert {**rank, "seconds": 0} == {**json.loads(json.dumps(one)), "seconds": 0}
+
+
+# A chain with mitigations and an evaluation
+
+
+def test_the_processes_agree(two):
+    first, second = two["guarded"]
+    assert first["weights"] == second["weights"]
+    assert first["records"] == second["records"]
+    assert [digests["weights"] for digests, *_ in first["records"]][-1] == first["weights"]
+    assert [counts["steps"] for _, counts, *_ in first["records"]] == [2 * 3, 2 * 13]
+    assert [real for *_, real, _ in first["records"]] == [1.0, 0.2]
+
+
+def test_every_sampled_row_is_there_once(two):
+    root = two["folder"] / "guarded" / "run"
+    for generation in (1, 2):
+        chunks = [np.load(path) for path in sorted(root.glob(f"generations/gen_{generation:03d}/chunk_?????.npy"))]
+        assert [len(chunk) for chunk in chunks] == [512, 512, 512, 512, 452]
+        rows = np.concatenate(chunks)
+        assert len(np.unique(rows, axis=0)) == len(rows)
+        assert np.isfinite(rows).all()
+
+
+def test_an_epoch_visits_every_row_once(two):
+    first, second = (rank["rows"] for rank in two["guarded"])
+    assert list(first) == list(second) == ["0", "1", "2", "3"]
+    for epoch in first:
+        rows = sum(first[epoch] + second[epoch], [])
+        assert len(rows) == (600 if epoch in "01" else 2500)
+        assert len(set(rows)) == len(rows)
+        assert len(first[epoch]) == len(second[epoch])
+        assert not {tuple(batch) for batch in first[epoch]} & {tuple(batch) for batch in second[epoch]}
+
+
+def test_there_is_one_record(two):
+    root = two["folder"] / "guarded" / "run"
+    assert [path.name for path in root.rglob("*.jsonl")] == ["metrics.jsonl"]
+    rows = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+    keys = [(row["generation"], row["name"]) for row in rows]
+    assert len(set(keys)) == len(keys)
+    for generation in (0, 1):
+        assert {"real_fraction", "variance_ratio", "coverage", "train/loss", "train/sigreg"} <= {
+            name for index, name in keys if index == generation
+        }
+    assert not list(root.rglob("*.tmp*"))
+    assert [path.name for path in (root / "checkpoints").iterdir()] == ["epoch-000003.ckpt"]
+
+
+# The statistic across processes
+
+
+@pytest.mark.parametrize("split", ddp_chain.SHARDS)
+def test_the_statistic_is_that_of_the_global_batch(two, split):
+    truth = TRUTH["single_process_global"]
+    for rank in two["statistic"]:
+        value, slope = rank[f"statistic-{split}-float32-False"]
+        assert value == pytest.approx(truth["loss"], rel=1e-5)
+        assert slope == pytest.approx(truth["dtheta"], rel=1e-5)
+
+
+def test_the_statistic_of_the_local_rows_is_not(two):
+    wrong = TRUTH["wrong_local_only_rank0"]
+    value, slope = two["statistic"][0]["local"]
+    assert value == pytest.approx(wrong["loss"], rel=1e-5)
+    assert slope == pytest.approx(wrong["dtheta"], rel=1e-5)
+
+
+@pytest.mark.parametrize("split", ddp_chain.SHARDS)
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("term", [ddp_chain.statistic, ddp_chain.penalty])
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_value_and_gradient_are_those_of_one_process(two, split, unbiased, term, dtype, rtol):
+    x, model = ddp_chain.sample_of_16(dtype), ddp_chain.Scale(dtype)
+    expected = ddp_chain.value_and_slope(term, model, x, unbiased=unbiased)
+    for rank in two["statistic"]:
+        assert rank[f"{term.__name__}-{split}-{str(dtype)[6:]}-{unbiased}"] == pytest.approx(expected, rel=rtol)
+
+
+# Failing together
+
+
+def failed(folder, case, seconds):
+    begun = time.monotonic()
+    result, found = torchrun(folder, case, timeout=seconds)
+    assert result.returncode != 0
+    assert time.monotonic() - begun < seconds
+    return found[case]
+
+
+def test_a_nan_on_one_process_ends_both(tmp_path):
+    first, second = failed(tmp_path, "nan", 100)
+    assert second["error"].startswith("ValueError: the model sampled NaN or infinite values")
+    assert first["error"].startswith("RuntimeError: another process of this run failed")
+    assert [path.name for path in sorted(tmp_path.glob("nan/run/generations/*/manifest.json"))] == ["manifest.json"]
+    assert (tmp_path / "nan/run/generations/gen_000/manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_an_error_between_the_checks_ends_both(tmp_path):
+    _, second = failed(tmp_path, "raising", 150)
+    assert second["error"] == "RuntimeError: out of luck"
+    assert len(manifests(tmp_path / "raising" / "run")) == 2
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_other_and_both_continue_to_the_same_bytes(tmp_path):
+    failed(tmp_path, "killed", 150)
+    result, found = torchrun(tmp_path, "whole=killed", "whole")
+    assert result.returncode == 0, result.stdout[-5000:]
+    continued, whole = found["whole=killed"], found["whole"]
+    assert continued[0]["weights"] == continued[1]["weights"] == whole[0]["weights"] == whole[1]["weights"]
+    assert continued[0]["records"] == whole[0]["records"]
+    kinds = ("generations/*/*", "weights/*", "metrics.jsonl", "run.json")
+    assert bytes_of(tmp_path / "killed" / "run", *kinds) == bytes_of(tmp_path / "whole" / "run", *kinds)
