@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-__all__ = ["main"]
+__all__ = ["main", "quiet"]
 
 DONE, FAILED, USAGE = 0, 1, 2
 KINDS = ("models", "data", "mitigations", "metrics", "experiments")
@@ -48,7 +48,7 @@ def run_command(arguments: tuple[str, ...]) -> None:
         from collapse.config import load
         from collapse.config.execute import run
 
-        _quiet()
+        quiet()
         chain = run(load(*_split(arguments)))
         _say_folder(chain.root)
 
@@ -61,7 +61,7 @@ def resume_command(folder: Path) -> None:
         from collapse.config import load_run
         from collapse.config.execute import run
 
-        _quiet()
+        quiet()
         chain = run(load_run(folder))
         _say_folder(chain.root)
 
@@ -129,7 +129,7 @@ def _fail(sentence: str, code: int) -> None:
     sys.exit(code)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep Lightning's advice out of a chain's output: what concerns a user is said by us."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in (

@@ -139,8 +139,10 @@ class MitigationStack(Sequence[Mitigation]):
     def _act(self, claim: Claim, hook: str, module: GenerativeModule, generation: Generation) -> None:
         owner = self.owners.get(claim)
         if owner is not None:
+            tensors = [*module.parameters(), *module.buffers()]
+            before = [tensor.detach().clone() for tensor in tensors]
             getattr(owner, hook)(module, generation)
-            self._note(owner, True)
+            self._note(owner, not all(map(torch.equal, tensors, before)))
 
     def close_generation(self, generation: Generation) -> None:
         """Warn of every mitigation that changed nothing, from generation 1 on, and start over."""

@@ -36,6 +36,11 @@ class GenerationEarlyStopping(GenerationCallback):
         self.monitor, self.patience, self.min_delta, self.sign = monitor, patience, min_delta, signs[mode]
         self.best, self.waited = math.inf, 0
 
+    @property
+    def state_key(self) -> str:
+        """Distinct for distinct rules: Lightning keeps one state per key."""
+        return f"{type(self).__name__}({self.monitor!r}, {self.patience}, {self.min_delta}, {self.sign})"
+
     def is_over(self, metrics: Mapping[str, Any]) -> bool:
         """Take in one epoch's metrics and say whether the generation is over.
 

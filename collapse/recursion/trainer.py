@@ -292,12 +292,16 @@ class RecursiveTrainer(pl.Callback):
         manifests = [*self.manifests, self.pending]
         self._verify(trainer, manifests)
         generation = self.compose(self.generation + 1)
+        if isinstance(module, GenerativeModule):
+            module.clock = Clock(self.seed, generation.index)  # what configure_optimizers sees; ours flips last
         reinitialize(module, seed=self.seed, generation=generation.index, initialization=self.initialization)
         self.stack.initialize(module, generation)
         renew_optimizers(trainer)
         load_precision_state(trainer, self._scale)
         self.clock.generation, self.clock.epoch, self.clock.batch = generation.index, 0, 0
         self.manifests, self.pending, self._first_step = manifests, None, trainer.global_step
+        if isinstance(module, GenerativeModule):
+            module.clock = self.clock
         self._tell(trainer, module, "on_generation_start", generation)
 
     # --- helpers ------------------------------------------------------------------------------------------------------

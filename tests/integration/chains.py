@@ -1,5 +1,7 @@
 """Small chains on the plane, run by a real Trainer, and parts to look inside them with."""
 
+import contextlib
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +13,7 @@ from torch import nn
 from collapse.data import RingOfGaussians, Samples
 from collapse.data.generation import GenerationCallback
 from collapse.data.module import RecursiveDataModule
+from collapse.mitigations import NoEffectWarning
 from collapse.models import VAE, GenerativeModule
 from collapse.nn import MLP
 from collapse.recursion import Chain, RecursiveTrainer
@@ -171,6 +174,16 @@ def train(root: Path, module, data=None, *, mitigations=(), callbacks=(), traine
     lightning = pl.Trainer(**options, default_root_dir=root, callbacks=[recursion, *mitigations, *callbacks])
     lightning.fit(module, datamodule=data, ckpt_path=ckpt)
     return Run(Chain.load(root), recursion, lightning, module, data)
+
+
+@contextlib.contextmanager
+def no_effects():
+    """Collect the messages of NoEffectWarning, and nobody else's warnings (``pytest.warns`` gives back all others)."""
+    messages = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield messages
+    messages += [str(warning.message) for warning in caught if issubclass(warning.category, NoEffectWarning)]
 
 
 def same(one, other):

@@ -1,0 +1,1 @@
+"""Alternating A/B measurements: medians and ratios within one run. Absolute times belong to the machine."""

@@ -1,0 +1,22 @@
+"""``python -m benchmarks [NAME ...]``: run the benchmarks and print what was measured beside what is wanted."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import batches, generation_change, stack
+
+BENCHMARKS = {"stack": stack.main, "generation_change": generation_change.main, "batches": batches.main}
+
+
+def main() -> None:
+    """Run the named benchmarks, or all of them."""
+    for name in sys.argv[1:] or BENCHMARKS:
+        if name not in BENCHMARKS:
+            sys.exit(f"benchmarks: there is no {name!r}; there are: {', '.join(BENCHMARKS)}")
+        for what, measured, wanted in BENCHMARKS[name]():
+            print(f"{what:<52} {measured:<60} wanted {wanted}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""A small VAE through Lightning and RecursiveTrainer, against a bare PyTorch loop on the same batches."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+import warnings
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from benchmarks.timing import Comparison, alternate
+from collapse import VAE, Digits, RecursiveTrainer
+from collapse.data.loading import GenerationLoader, TrainingSet
+
+STEPS, WARMUP = 500, 50
+
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore")
+
+
+class Stopwatch(pl.Callback):
+    """Seconds per step, from the end of the warm-up to the end of the last step."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Look at the clock twice."""
+        if batch_idx == WARMUP - 1:
+            self.start = time.perf_counter()
+        elif batch_idx == STEPS - 1:
+            self.per_step = (time.perf_counter() - self.start) / (STEPS - WARMUP)
+
+
+def model() -> VAE:
+    """Return the benchmark's model: 64-256-8, as in the reference measurements."""
+    return VAE(latent_dim=8, hidden=256)
+
+
+class Plain:
+    """Serves gold in the recursion's own order, without a recursion."""
+
+    def __init__(self, data: Digits) -> None:
+        base = data.training_set()
+        self.training_set = TrainingSet(base.pool, base.rows, steps=STEPS)
+
+    def upcoming(self) -> TrainingSet:
+        """Return gold."""
+        return self.training_set
+
+
+def lightning(recursive: bool) -> float:
+    """Return seconds per step through Lightning, with a RecursiveTrainer or without one."""
+    watch, data = Stopwatch(), Digits(batch_size=128)
+    with tempfile.TemporaryDirectory() as folder:
+        recursion = RecursiveTrainer(
+            1, samples_per_generation=1, steps_per_generation=STEPS, store=folder, durable=False
+        )
+        options: dict[str, Any] = {
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+            "default_root_dir": folder,
+            "accelerator": "cpu",
+        }
+        callbacks: list[pl.Callback] = [recursion, watch] if recursive else [watch]
+        if not recursive:
+            data.source = Plain(Digits(batch_size=128))
+        pl.Trainer(**options, **recursion.trainer_kwargs(), callbacks=callbacks).fit(model(), datamodule=data)
+    return watch.per_step
+
+
+def bare() -> float:
+    """Return seconds per step of a plain loop over the same batches."""
+    module = model()
+    optimizer = module.configure_optimizers()
+    loader = GenerationLoader(Plain(Digits(batch_size=128)).training_set, 128)
+    start = 0.0
+    for index, batch in enumerate(loader):
+        optimizer.zero_grad()
+        module.loss(batch).mean().backward()
+        optimizer.step()
+        if index == WARMUP - 1:
+            start = time.perf_counter()
+    return (time.perf_counter() - start) / (STEPS - WARMUP)
+
+
+def main(repeats: int = 7) -> list[tuple[str, str, str]]:
+    """Return (what, measured, wanted) rows."""
+    torch.set_num_threads(1)
+    own: Comparison = alternate(lambda: lightning(True), lambda: lightning(False), repeats)
+    whole: Comparison = alternate(lambda: lightning(True), bare, repeats)
+    return [
+        ("RecursiveTrainer's own cost per step", f"{own.difference * 1e6:+.0f} µs ({own.ratio:.3f}x)", "< 50 µs"),
+        (
+            "whole stack / bare loop, VAE 64-256-8, batch 128",
+            f"{whole.ratio:.2f}x ({whole.ours * 1e6:.0f} / {whole.other * 1e6:.0f} µs)",
+            "< 1.25x",
+        ),
+    ]

@@ -1,0 +1,118 @@
+"""Four chains on scikit-learn's digits: the table and the figure of the README.
+
+python scripts/demo.py                    # one seed, what `make demo` runs
+python scripts/demo.py --seeds 5          # the table with intervals
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+ARMS = {
+    "replace": "mitigations=[Replace]",
+    "accumulate": "mitigations=[DataAccumulation]",
+    "anchor 10 %": "mitigations=[{AnchorReplay:{fraction:0.1}}]",
+    "SIGReg": "mitigations=[{SIGReg:{weight:0.02}}]",
+}
+METRICS = {"coverage": "coverage", "variance_ratio": "variance", "fd_classifier": "Fréchet", "recall": "recall"}
+GRIDS = (0, 2, 5, 9)
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # 97.5 % quantiles, n - 1
+
+
+def chain(arm: str, seed: int, out: Path) -> tuple[str, int, list[dict[str, float]]]:
+    """Run one chain, or read it where it has been run before."""
+    import torch
+
+    from collapse.cli import quiet
+    from collapse.config import load
+    from collapse.config.execute import run
+
+    torch.set_num_threads(1)
+    quiet()
+    folder = out / f"{arm.split()[0].lower()}-{seed}"
+    config = load("demo", [ARMS[arm], f"seed={seed}", f"out={folder}", "wandb.enabled=false"])
+    return arm, seed, [record.metrics for record in run(config).records]
+
+
+def table(results: dict[str, list[list[dict[str, float]]]], metric: str) -> str:
+    """Return a Markdown table, arm by generation: the mean over seeds, with its 95 % interval when there are several."""
+    generations = range(len(next(iter(results.values()))[0]))
+    lines = [f"| {METRICS[metric]} | " + " | ".join(f"{g}" for g in generations) + " |"]
+    lines.append("|---|" + "---:|" * len(generations))
+    for arm, chains in results.items():
+        cells = [cell([records[g][metric] for records in chains]) for g in generations]
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def cell(values: list[float]) -> str:
+    """Return mean ± half a Student interval."""
+    digits = 0 if abs(values[0]) >= 10 else 2
+    mean = statistics.fmean(values)
+    if len(values) not in STUDENT:
+        return f"{mean:.{digits}f}"
+    half = STUDENT[len(values)] * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def figure(results: dict[str, list[list[dict[str, float]]]], out: Path, seed: int) -> Path:
+    """Draw sample grids by generation beside the curves."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    curves = ("coverage", "variance_ratio")
+    fig = plt.figure(figsize=(13, 7.2), layout="constrained")
+    left, right = fig.subfigures(1, 2, width_ratios=(len(GRIDS), 3))
+    grids = left.subplots(len(ARMS), len(GRIDS))
+    for row, arm in enumerate(ARMS):
+        folder = out / f"{arm.split()[0].lower()}-{seed}" / "figures"
+        for column, generation in enumerate(GRIDS):
+            axis = grids[row][column]
+            axis.imshow(plt.imread(folder / f"samples_gen_{generation:03d}.png"))
+            axis.set(xticks=[], yticks=[])
+            if row == 0:
+                axis.set_title(f"generation {generation}", fontsize=10)
+            if column == 0:
+                axis.set_ylabel(arm, fontsize=11)
+    for axis, metric in zip(right.subplots(len(curves), 1, sharex=True), curves, strict=True):
+        for arm, chains in results.items():
+            values = [statistics.fmean(records[g][metric] for records in chains) for g in range(len(chains[0]))]
+            axis.plot(values, marker="o", markersize=3, label=arm)
+        axis.set_ylabel(METRICS[metric])
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=9)
+    axis.set_xlabel("generation")
+    path = out / "collapse.png"
+    fig.savefig(path, dpi=110)
+    plt.close(fig)
+    return path
+
+
+def main() -> None:
+    """Run the chains side by side, print the tables, draw the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=1, help="chains per arm")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the runs")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="chains at a time")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    cells = [(arm, seed, options.out) for seed in range(options.seeds) for arm in ARMS]
+    results: dict[str, list[list[dict[str, float]]]] = {arm: [] for arm in ARMS}
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+        for arm, seed, records in pool.map(chain, *zip(*cells, strict=True)):
+            results[arm].append(records)
+            print(f"{arm}, seed {seed}: {len(records)} generations", flush=True)
+    for metric in METRICS:
+        print(f"\n{table(results, metric)}")
+    print(f"\n{figure(results, options.out, 0)}")
+
+
+if __name__ == "__main__":
+    main()
