@@ -85,6 +85,7 @@ class GenerationStore:
     def __init__(self, root: str | Path, *, durable: bool = True) -> None:
         self.root, self.durable = Path(root), durable
         self.pools = self.root / "generations"
+        self._opened: dict[str, list[tuple[MappedArray, np.ndarray]]] = {}
         self._verified: dict[Path, tuple[tuple[int, int, int], str]] = {}
 
     def folder(self, generation: int) -> Path:
@@ -197,15 +198,19 @@ class GenerationStore:
 
     def pool(self, manifests: Sequence[Manifest]) -> DataPool:
         """Return the pool of the given generations, memory-mapped."""
-        shards, records = [], []
-        for manifest in manifests:
+        parts = [part for manifest in manifests for part in self._parts(manifest)]
+        return DataPool([shard for shard, _ in parts], [records for _, records in parts])
+
+    def _parts(self, manifest: Manifest) -> list[tuple[MappedArray, np.ndarray]]:
+        """Open a generation's files, once: a chain asks for all of them in every generation."""
+        if manifest.digest not in self._opened:
             folder = self.folder(manifest.generation)
-            for name, _, _ in manifest.files:
-                if name.endswith(".rows.npy"):
-                    records.append(np.load(folder / name, allow_pickle=False))
-                else:
-                    shards.append(MappedArray(folder / name))
-        return DataPool(shards, records)
+            names = [name for name, _, _ in manifest.files]
+            self._opened[manifest.digest] = [
+                (MappedArray(folder / rows), np.load(folder / records, allow_pickle=False))
+                for rows, records in zip(names[::2], names[1::2], strict=True)
+            ]
+        return self._opened[manifest.digest]
 
     def _digest(self, path: Path) -> str:
         status = path.stat()

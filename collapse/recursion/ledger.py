@@ -48,14 +48,15 @@ class Ledger:
 
     def __init__(self, path: Path, *, run: str = "", arm: str = "", seed: int = 0, durable: bool = True) -> None:
         self.path, self.run, self.arm, self.seed, self.durable = path, run, arm, seed, durable
-        self._rows: dict[tuple[int, str], Measurement] = {}
-        for row in read_measurements(path):
-            self.add([row])
+        self._rows: dict[tuple[int, str], tuple[Measurement, str]] = {}
+        self.add(read_measurements(path))
 
     def add(self, measurements: Iterable[Measurement]) -> None:
         """Add measurements; a second one of the same generation and name replaces the first."""
         for measurement in measurements:
-            self._rows[measurement.generation, measurement.name] = measurement
+            who = {"run": self.run, "arm": self.arm, "seed": self.seed}
+            line = json.dumps({**who, **_plain(asdict(measurement))}) + "\n"
+            self._rows[measurement.generation, measurement.name] = (measurement, line)
 
     def record(self, generation: int, name: str, value: float, **rest: Any) -> None:
         """Add one measurement; ``rest`` are the other fields of ``Measurement``."""
@@ -67,14 +68,13 @@ class Ledger:
 
     def commit(self) -> None:
         """Write the file, ordered by generation."""
-        who = {"run": self.run, "arm": self.arm, "seed": self.seed}
-        rows = sorted(self._rows.values(), key=lambda row: row.generation)
-        lines = [json.dumps({**who, **_plain(asdict(row))}) + "\n" for row in rows]
-        commit(self.path, "".join(lines).encode(), durable=self.durable)
+        ordered = sorted(self._rows.values(), key=lambda row: row[0].generation)
+        commit(self.path, "".join(line for _, line in ordered).encode(), durable=self.durable)
 
     def of(self, generation: int) -> dict[str, float]:
         """Return the values measured in one generation, by name."""
-        return {row.name: row.value for row in self._rows.values() if row.generation == generation}
+        rows = (row for row, _ in self._rows.values())
+        return {row.name: row.value for row in rows if row.generation == generation}
 
 
 def read_measurements(path: Path) -> list[Measurement]:

@@ -19,7 +19,6 @@ from collapse.data.generation import Generation, GenerationCallback
 from collapse.data.loading import KeyedBatches
 from collapse.data.store import GenerationStore
 from collapse.mitigations import EMA, AnchorReplay, DataAccumulation, RealOnly, SIGReg, SlidingWindow
-from collapse.recursion import GenerationEarlyStopping, RecursiveTrainer
 from collapse.recursion.harvest import write_samples
 from collapse.seeding import keyed_rng
 
@@ -28,7 +27,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.. may lead to dead
 
 GOLD, SAMPLES, BATCH = 64, 48, 16
 
-# --- 4: its own pool ------------------------------------------------------------------------------------------------------
+
+def draw_from_everything(*unused, **ignored):
+    """Draw from every global generator, after giving it a seed nobody knows."""
+    torch.seed()
+    torch.rand(3)
+    np.random.seed()  # noqa: NPY002 - the global one is the point
+    np.random.rand(3)  # noqa: NPY002
+    random.seed()
+    random.random()
+
+
+# --- 4: its own pool --------------------------------------------------------------------------------------------------
 
 REGIMES = {
     "replace": ([], [{0: 64}, {1: 48}, {2: 48}, {3: 48}]),
@@ -143,7 +153,7 @@ def test_a_finished_run_leaves_its_data_module_serving_its_last_generation(chain
     assert set(batch.x[:, 0].tolist()) == {3.0}
 
 
-# --- 5: the accumulated pool ----------------------------------------------------------------------------------------------
+# --- 5: the accumulated pool ------------------------------------------------------------------------------------------
 
 
 def test_an_accumulated_pool_is_visited_whole_and_its_epochs_grow(chain):
@@ -177,7 +187,7 @@ def test_one_batch_of_everything(chain):
     assert [len(batch.rows) for batch in module.seen] == [64, 112, 160]
 
 
-# --- 6: KeyedBatches ------------------------------------------------------------------------------------------------------
+# --- 6: KeyedBatches --------------------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -265,7 +275,7 @@ def test_fewer_rows_than_processes_is_an_error():
         KeyedBatches(3, 8, world=4)
 
 
-# --- 7: the pool does not depend on the number of processes ---------------------------------------------------------------
+# --- 7: the pool does not depend on the number of processes -----------------------------------------------------------
 
 
 class Rank(SimpleNamespace):
@@ -290,7 +300,7 @@ def test_one_process_and_many_write_the_same_pool(tmp_path, samples):
 
             def sample(n, generator, count=count):
                 count[0] += 1
-                torch.randn(3), np.random.rand(3), random.random()  # the global generators are not the sampler's
+                draw_from_everything()  # the global generators are not the sampler's
                 return module.sample(n, generator)
 
             torch.manual_seed(rank)
@@ -315,24 +325,14 @@ def test_no_two_chunks_and_no_two_generations_hold_the_same_rows(chain):
     assert len(rows.unique(dim=0)) == 180
 
 
-# --- 15: observers --------------------------------------------------------------------------------------------------------
-
-
-def _draw(*unused, **ignored):
-    """Draw from every global generator, after giving it a seed nobody knows."""
-    torch.seed()
-    torch.rand(3)
-    np.random.seed()
-    np.random.rand(3)
-    random.seed()
-    random.random()
+# --- 15: observers ----------------------------------------------------------------------------------------------------
 
 
 HOOKS = sorted(
     {name for base in (pl.Callback, GenerationCallback) for name in dir(base) if name.startswith("on_")}
     | {"setup", "teardown"}
 )
-Noise = type("Noise", (GenerationCallback,), dict.fromkeys(HOOKS, _draw))
+Noise = type("Noise", (GenerationCallback,), dict.fromkeys(HOOKS, draw_from_everything))
 QuietBeforeBatches = type(
     "QuietBeforeBatches", (Noise,), {"on_train_batch_start": GenerationCallback.on_train_batch_start}
 )
@@ -380,7 +380,7 @@ STACKS = {
 
 @pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize("module", [Dropping, vae])
-def test_an_observer_that_draws_random_numbers_changes_nothing(chain, module, stack):
+def test_an_observer_thatdraw_from_everythings_random_numbers_changes_nothing(chain, module, stack):
     mitigations = [*STACKS[stack], *([SIGReg(0.1)] if module is vae and stack == "all" else [])]
     quiet = chain(module(), mitigations=mitigations)
     noisy = chain(module(), mitigations=mitigations, callbacks=[Noise()])
@@ -408,7 +408,7 @@ def test_the_global_generators_of_the_process_do_not_matter(chain):
     digests = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
         random.seed(seed)
         digests.append(chain(Dropping(), mitigations=[DataAccumulation(40)]).digests)
     assert digests[0] == digests[1]

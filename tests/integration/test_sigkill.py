@@ -31,7 +31,7 @@ class Children:
             [sys.executable, CHILD, "serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, "COLLAPSE_CACHE": str(folder / "cache")},
             text=True,
         )
 
@@ -290,6 +290,19 @@ def test_a_pool_with_a_pickle_in_it_is_refused_and_not_executed(children, root, 
     code, _ = children.run("plain", root)
     assert code == 1
     assert re.search(r"\.npy (has other bytes|is not a plain)|allow_pickle=False", children.output)
+
+
+@pytest.mark.parametrize(("point", "generation"), [("step:3", 0), ("step:13", 1), ("step:25", 2)])
+def test_a_pool_changed_while_nobody_ran_is_refused(children, root, point, generation):
+    children.kill("plain", root, point)
+    path = root / "generations" / f"gen_{generation:03d}" / "chunk_00000.npy"
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    code, _ = children.run("plain", root)
+    assert code == 1
+    assert f"gen_{generation:03d}/chunk_00000.npy has other bytes than its manifest says" in children.output
 
 
 # The long versions

@@ -61,6 +61,12 @@ def manifests(root):
     return [json.loads(path.read_text()) for path in sorted(root.glob("generations/*/manifest.json"))]
 
 
+def untrained(record):
+    """Leave out the losses: their noise is keyed by the process."""
+    digests, counts, metrics, *rest = record
+    return [digests, counts, {name: value for name, value in metrics.items() if not name.startswith("train/")}, *rest]
+
+
 # The chain of one process
 
 
@@ -72,13 +78,14 @@ def test_equal_weights_make_the_pools_of_one_process(two, tmp_path):
     finally:
         torch.set_num_threads(threads)
     root = two["folder"] / "frozen" / "run"
-    kinds = ("generations/*/*", "weights/*", "metrics.jsonl", "run.json")
+    kinds = ("generations/*/*", "weights/*", "run.json")
     expected, found = bytes_of(tmp_path / "run", *kinds), bytes_of(root, *kinds)
-    assert len(expected) == 2 + 1 + 3 * (3 * 2 + 1) + 3 + 2  # gold; three pools of three chunks; weights; two records
+    assert len(expected) == 2 + 1 + 3 * (3 * 2 + 1) + 3 + 1  # gold; three pools of three chunks; weights; the run
     assert {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)} == set()
     assert [manifest["digest"] for manifest in manifests(root)] == [m["digest"] for m in manifests(tmp_path / "run")]
     for rank in two["frozen"]:
-        assert {**rank, "seconds": 0} == {**json.loads(json.dumps(one)), "seconds": 0}
+        assert rank["weights"] == one["weights"]
+        assert [untrained(record) for record in rank["records"]] == [untrained(record) for record in one["records"]]
 
 
 # A chain with mitigations and an evaluation
@@ -107,7 +114,7 @@ def test_an_epoch_visits_every_row_once(two):
     first, second = (rank["rows"] for rank in two["guarded"])
     assert list(first) == list(second) == ["0", "1", "2", "3"]
     for epoch in first:
-        rows = sum(first[epoch] + second[epoch], [])
+        rows = [row for batch in first[epoch] + second[epoch] for row in batch]
         assert len(rows) == (600 if epoch in "01" else 2500)
         assert len(set(rows)) == len(rows)
         assert len(first[epoch]) == len(second[epoch])
@@ -171,13 +178,12 @@ def failed(folder, case, seconds):
 
 def test_a_nan_on_one_process_ends_both(tmp_path):
     first, second = failed(tmp_path, "nan", 100)
-    assert second["error"].startswith("ValueError: the model sampled NaN or infinite values")
+    assert "Error: the model sampled NaN or infinite values" in second["error"]
     assert first["error"].startswith("RuntimeError: another process of this run failed")
     assert [path.name for path in sorted(tmp_path.glob("nan/run/generations/*/manifest.json"))] == ["manifest.json"]
     assert (tmp_path / "nan/run/generations/gen_000/manifest.json").exists()
 
 
-@pytest.mark.slow
 def test_an_error_between_the_checks_ends_both(tmp_path):
     _, second = failed(tmp_path, "raising", 150)
     assert second["error"] == "RuntimeError: out of luck"
