@@ -40,7 +40,7 @@ def chain(arm: str, seed: int, out: Path) -> tuple[str, int, list[dict[str, floa
 
 
 def table(results: dict[str, list[list[dict[str, float]]]], metric: str) -> str:
-    """Return a Markdown table, arm by generation: the mean over seeds, with its 95 % interval when there are several."""
+    """Return a Markdown table, arm by generation: the mean over seeds, with a 95 % interval when there are several."""
     generations = range(len(next(iter(results.values()))[0]))
     lines = [f"| {METRICS[metric]} | " + " | ".join(f"{g}" for g in generations) + " |"]
     lines.append("|---|" + "---:|" * len(generations))
@@ -69,8 +69,8 @@ def figure(results: dict[str, list[list[dict[str, float]]]], out: Path, seed: in
 
     curves = ("coverage", "variance_ratio")
     fig = plt.figure(figsize=(13, 7.2), layout="constrained")
-    left, right = fig.subfigures(1, 2, width_ratios=(len(GRIDS), 3))
-    grids = left.subplots(len(ARMS), len(GRIDS))
+    parts = fig.subfigures(1, 2, width_ratios=(len(GRIDS), 3), squeeze=False)[0]
+    grids = parts[0].subplots(len(ARMS), len(GRIDS))
     for row, arm in enumerate(ARMS):
         folder = out / f"{arm.split()[0].lower()}-{seed}" / "figures"
         for column, generation in enumerate(GRIDS):
@@ -81,7 +81,7 @@ def figure(results: dict[str, list[list[dict[str, float]]]], out: Path, seed: in
                 axis.set_title(f"generation {generation}", fontsize=10)
             if column == 0:
                 axis.set_ylabel(arm, fontsize=11)
-    for axis, metric in zip(right.subplots(len(curves), 1, sharex=True), curves, strict=True):
+    for axis, metric in zip(parts[1].subplots(len(curves), 1, sharex=True), curves, strict=True):
         for arm, chains in results.items():
             values = [statistics.fmean(records[g][metric] for records in chains) for g in range(len(chains[0]))]
             axis.plot(values, marker="o", markersize=3, label=arm)

@@ -88,10 +88,12 @@ class StepCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Save, except on the last batch."""
-        if not trainer.is_last_batch:
-            super().on_train_batch_end(trainer, *args)
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save, except on the last batch, and between optimizer steps: accumulated gradients are in no checkpoint."""
+        if not trainer.is_last_batch and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the end of the epoch alone."""

@@ -196,6 +196,8 @@ def test_with_two_loader_workers_it_is_the_run_without(children, root, point):
         ("plain", ["step:8", "step:8", "step:14", "step:29"]),
         ("ema", ["step:7", "step:11", "turn:1"]),
         ("ema", ["turn:1", "turn:1", "harvest:1"]),
+        ("steps", ["step:3", "step:3"]),  # a checkpoint between two optimizer steps would lose half a gradient
+        ("steps", ["step:9", "step:9", "turn:2"]),
     ],
 )
 def test_a_run_killed_again_and_again(children, root, config, points):
