@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import mmap
+import math
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 __all__ = ["MappedArray", "array_bytes", "commit", "file_digest", "remove_stale"]
-
-_PAGE = mmap.PAGESIZE
 
 
 def commit(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -64,44 +65,97 @@ def file_digest(path: Path) -> str:
 
 
 class MappedArray:
-    """A read-only .npy file as an array whose pages can be dropped again.
+    """A read-only .npy file as an array that lives on disk.
 
-    ``numpy.memmap`` keeps every page it touched resident until the map dies, so a shuffled epoch over a pool larger
-    than memory slowly takes all of it. This one hands its pages back to the page cache every ``budget`` bytes.
-    Pickles as its path: each worker process opens a map of its own.
+    ``numpy.memmap`` keeps every page it touched resident until the map dies (and kernels map up to 2 MiB at a touch),
+    so that a shuffled epoch over a pool larger than memory slowly takes all of it; and it keeps one file descriptor
+    per file, of which a long chain runs out. These maps hold no descriptor and share a budget per process: arrays
+    that do not fit into it are read row by row instead. Pickles as its path: each worker makes maps of its own.
+
+    Args:
+        path: A C-ordered array without objects.
+
+    Raises:
+        ValueError: If the file holds anything else.
     """
 
-    def __init__(self, path: Path, budget: int = 128 << 20) -> None:
-        self.path, self.budget = path, budget
-        self._open()
-
-    def _open(self) -> None:
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
         with self.path.open("rb") as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(file)
-            if fortran or dtype.hasobject:
-                raise ValueError(f"{self.path} is not a plain C-ordered array; it was not written by this store")
-            offset = file.tell()
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.array: np.ndarray = np.ndarray(shape, dtype, buffer=self._map, offset=offset)
-        self._touched = 0
+            self.shape, fortran, self.dtype = read(file)
+            self._offset = file.tell()
+        if fortran or self.dtype.hasobject:
+            raise ValueError(f"{self.path} is not a plain C-ordered array; save it with numpy.save(allow_pickle=False)")
+        self._width = self.dtype.itemsize * math.prod(self.shape[1:])
+        self._array: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.array)
+        return self.shape[0]
 
-    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
-        """Return a copy of ``rows`` (never a view: its pages may be dropped at any time)."""
-        taken = self.array[rows].copy() if isinstance(rows, slice) else self.array[rows]
-        self._touched += len(taken) * max(self.array[:1].nbytes, _PAGE)
-        if self._touched > self.budget:
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._touched = 0
-        return taken
+    @property
+    def nbytes(self) -> int:
+        """Size of the array in bytes."""
+        return self._width * len(self)
+
+    def __getitem__(self, rows: slice | np.ndarray | Tensor) -> np.ndarray:
+        """Return a copy of ``rows``."""
+        if _MAPS.admits(self):
+            self._array = self._map() if self._array is None else self._array
+            return self._array[rows].copy() if isinstance(rows, slice) else self._array[np.asarray(rows)]
+        return self._read(np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows))
+
+    def release(self) -> None:
+        """Drop the map, and with it every resident page."""
+        self._array = None
+
+    def _map(self) -> np.ndarray:
+        # torch, unlike Python's mmap before 3.13, closes the descriptor of a mapped file.
+        size = self.path.stat().st_size
+        whole = torch.from_file(str(self.path), shared=False, size=size, dtype=torch.uint8).numpy()
+        return whole[self._offset :].view(self.dtype).reshape(self.shape)
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        flat, width = out.reshape(-1).view(np.uint8).data, self._width
+        with self.path.open("rb", buffering=0) as file:
+            for place, row in enumerate(rows.tolist()):
+                os.preadv(file.fileno(), [flat[place * width : (place + 1) * width]], self._offset + row * width)
+        return out
 
     def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "budget": self.budget}
+        return {**self.__dict__, "_array": None}
 
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._open()
+
+class _Maps:
+    """Which arrays this process has mapped, within a budget of bytes.
+
+    An array that was not read for a while makes room for another; one that finds no room is not mapped. So the files of
+    a pool that fits stay mapped, and those of a pool that does not never push each other out.
+    """
+
+    def __init__(self, budget: int, patience: int = 1000) -> None:
+        self.budget, self.patience, self.reads = budget, patience, 0
+        self.last_read: weakref.WeakKeyDictionary[MappedArray, int] = weakref.WeakKeyDictionary()
+
+    def admits(self, array: MappedArray) -> bool:
+        """Whether ``array`` is or may be mapped."""
+        self.reads += 1
+        if array not in self.last_read and not self._make_room(array.nbytes):
+            return False
+        self.last_read[array] = self.reads
+        return True
+
+    def _make_room(self, size: int) -> bool:
+        room = self.budget - sum(mapped.nbytes for mapped in self.last_read)
+        for mapped, read in sorted(self.last_read.items(), key=lambda item: item[1]):
+            if room >= size or self.reads - read < self.patience:
+                break
+            mapped.release()
+            del self.last_read[mapped]
+            room += mapped.nbytes
+        return room >= size
+
+
+_MAPS = _Maps(512 << 20)

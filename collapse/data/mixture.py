@@ -124,11 +124,14 @@ class Mixture:
         if self.real_share is None:
             return self._pick(self.weights, self.size, generator, replicates)
         quota = round(self.real_share * self.size)
-        parts = [
-            self._pick(self.weights * keep, rows, generator, replicates)
-            for keep, rows in ((self.is_real, quota), (~self.is_real, self.size - quota))
-            if rows > 0
-        ]
+        parts = []
+        for kind, keep, rows in (("real", self.is_real, quota), ("synthetic", ~self.is_real, self.size - quota)):
+            if rows > 0 and not bool((self.weights[keep] > 0).any()):
+                raise ValueError(
+                    f"a real fraction of {self.real_share} needs {kind} rows, and the mixture lost its own"
+                )
+            if rows > 0:
+                parts.append(self._pick(self.weights * keep, rows, generator, replicates))
         if len({part.ndim for part in parts}) == 2:  # one part drew by chance, the other did not
             parts = [part if part.ndim == 2 else part[:, None].expand(-1, replicates or 1) for part in parts]
         return torch.cat(parts)

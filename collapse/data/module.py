@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from collapse.arguments import Remembers
+from collapse.data.files import MappedArray
 from collapse.data.loading import GenerationLoader, TrainingSet, TrainingSource
 from collapse.data.pool import DataPool
 from collapse.data.rows import Origin, Samples, provenance
@@ -61,7 +62,8 @@ class RecursiveDataModule(Remembers, pl.LightningDataModule, abc.ABC):
             return self.source.upcoming()
         gold = self.gold()
         records = provenance(len(gold), origin=Origin.REAL, generation=0, y=gold.y)
-        return TrainingSet(DataPool([np.asarray(gold.x)], [records]), torch.arange(len(gold)))
+        rows = gold.x if isinstance(gold.x, MappedArray) else np.asarray(gold.x)
+        return TrainingSet(DataPool([rows], [records]), torch.arange(len(gold)))
 
     def train_dataloader(self) -> GenerationLoader:
         """Return the loader of the next epoch. Called every epoch, and twice on resume: lazy and idempotent."""

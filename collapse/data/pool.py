@@ -38,8 +38,7 @@ class DataPool:
         labels = columns["label"]
         self.labels = None if (labels == UNLABELED).all() else torch.from_numpy(labels.astype(np.int64))
         first = self.shards[0]
-        array = first.array if isinstance(first, MappedArray) else first
-        self.dtype, self.row_shape = array.dtype, tuple(array.shape[1:])
+        self.dtype, self.row_shape = first.dtype, tuple(first.shape[1:])
 
     def __len__(self) -> int:
         return int(self.ends[-1])

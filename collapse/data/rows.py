@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from collapse.data.files import MappedArray
+
 __all__ = ["PROVENANCE", "UNLABELED", "Batch", "Origin", "Samples", "decode", "encode", "provenance"]
 
 UNLABELED = -1
@@ -52,11 +54,11 @@ class Samples:
 
     Attributes:
         x: (n, *S) values. uint8 images are stored as they are and read as floats in [0, 1]; everything else is stored
-            and read in its own type.
+            and read in its own type. ``MappedArray("rows.npy")`` for a set larger than memory.
         y: (n,) integer class labels or None.
     """
 
-    x: Tensor | np.ndarray
+    x: Tensor | np.ndarray | MappedArray
     y: Tensor | np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -72,7 +74,8 @@ class Samples:
     def tensors(self) -> tuple[Tensor, Tensor | None]:
         """Return (x, y) as a model sees them: uint8 images as floats in [0, 1], labels as int64."""
         y = None if self.y is None else torch.as_tensor(np.asarray(self.y), dtype=torch.int64)
-        return decode(torch.as_tensor(np.asarray(self.x))), y
+        x = self.x[:] if isinstance(self.x, MappedArray) else self.x
+        return decode(torch.as_tensor(np.asarray(x))), y
 
 
 def decode(stored: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ class MitigationStack(Sequence[Mitigation]):
         retained = () if Claim.RETENTION in owners else (Replace(),)
         # Sorted by name, so that not even the rounding of a product or a sum depends on the order of the list.
         self._composers = sorted((*retained, *self), key=lambda m: (m.stage, m.describe()))
-        self._weighers = [m for m in sorted(self, key=Mitigation.describe) if m.overrides("weigh")]
-        self._regularizers = [m for m in sorted(self, key=Mitigation.describe) if m.overrides("regularize")]
+        self._weighers = [m for m in sorted(self, key=repr) if m.overrides("weigh")]
+        self._regularizers = [m for m in sorted(self, key=repr) if m.overrides("regularize")]
         self._curators = [m for m in self if m.overrides("curate")]
         self._effects: dict[Mitigation, Tensor | bool] = {}
 

@@ -153,6 +153,6 @@ def check_replicas(trainer: pl.Trainer, module: pl.LightningModule) -> None:
         return
     for buffer in module.buffers():
         torch.distributed.broadcast(buffer, 0)
-    mine = torch.tensor(int(state_digest(module.state_dict())[:15], 16), device=module.device)
-    if not torch.equal(torch.as_tensor(module.all_gather(mine)), mine.expand(trainer.world_size)):
+    mine = state_digest(module.state_dict())
+    if not trainer.strategy.reduce_boolean_decision(mine == trainer.strategy.broadcast(mine), all=True):
         raise RuntimeError("the processes hold different weights; is an optimizer step taken on one of them only?")

@@ -2,7 +2,8 @@
 
     python -m torch.distributed.run ... ddp_chain.py FOLDER CASE...
 
-Every process writes what it found to FOLDER/CASE.rank<R>.json; with an "error", if the case raised one.
+Every process writes what it found to FOLDER/CASE.rank<R>.json; with an "error", if the case raised one. A case written
+?CASE may fail, and the next one follows; NAME=CASE runs a case in a folder of that name.
 """
 
 from __future__ import annotations
@@ -144,6 +145,18 @@ def case_guarded(folder, rank):
     return {**found, "rows": rows.rows}
 
 
+class Normalized(VAE):
+    """Its batch statistics differ between the processes."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.encoder.insert(1, nn.BatchNorm1d(2))
+
+
+def case_normalized(folder, rank):
+    return chain(folder, **{**frozen_options(), "module": Normalized(**RING)})
+
+
 class NotANumber(VAE):
     """A sampler whose second process returns one NaN."""
 
@@ -157,9 +170,6 @@ class NotANumber(VAE):
 class Raising(VAE):
     """A training step that fails on the second process, in the second generation, while the first one trains on."""
 
-    def loss(self, batch):
-        return self.outputs(batch)["loss"]
-
     def outputs(self, batch):
         if torch.distributed.get_rank() == 1 and self.clock.generation == 1:
             raise RuntimeError("out of luck")
@@ -172,6 +182,19 @@ def case_nan(folder, rank):
 
 def case_raising(folder, rank):
     return chain(folder, **{**frozen_options(), "module": Raising(**RING)})
+
+
+class Nudge(pl.Callback):
+    """Change one weight of the second process, as a step taken there alone would."""
+
+    def on_train_batch_end(self, trainer, module, *rest):
+        if trainer.global_rank == 1 and trainer.is_last_batch:
+            with torch.no_grad():
+                next(module.parameters())[0] += 1e-6
+
+
+def case_diverged(folder, rank):
+    return chain(folder, **frozen_options(), callbacks=[Nudge()])
 
 
 class Killer(pl.Callback):
@@ -195,14 +218,16 @@ def case_killed(folder, rank):
 def main(folder, *cases):
     rank = int(os.environ["RANK"])
     for case in cases:
-        name, _, root = case.partition("=")  # CASE=NAME runs a case in another folder
-        file, begun = folder / f"{case}.rank{rank}.json", time.monotonic()
+        root, _, name = case.lstrip("?").rpartition("=")
+        file, begun = folder / f"{case.lstrip('?')}.rank{rank}.json", time.monotonic()
         try:
             found = globals()[f"case_{name}"](folder / (root or name) / "run", rank)
         except Exception as error:
             file.write_text(json.dumps({"error": f"{type(error).__name__}: {error}"}))
-            raise
-        file.write_text(json.dumps({**found, "seconds": time.monotonic() - begun}))
+            if not case.startswith("?"):
+                raise
+        else:
+            file.write_text(json.dumps({**found, "seconds": time.monotonic() - begun}))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from collapse.data.files import MappedArray
 from collapse.recursion import AtomicCheckpointIO, newest_checkpoint
 from collapse.recursion.checkpointing import load_weights
 
@@ -275,13 +276,16 @@ def test_a_checkpoint_with_a_pickle_in_it_is_passed_over_and_not_executed(childr
     check_equal(root, children.reference("plain")[0])
 
 
-def test_readers_of_weights_refuse_pickles(tmp_path, marker):
+def test_readers_refuse_pickles(tmp_path, marker):
     path = tmp_path / "weights" / "gen_000.pt"
     path.parent.mkdir()
     torch.save({"weight": torch.ones(1), "other": Payload(marker)}, path)
     for read in (lambda: AtomicCheckpointIO().load_checkpoint(path), lambda: load_weights(tmp_path, 0)):
         with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
             read()
+    np.save(tmp_path / "rows.npy", np.array([Payload(marker)], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"rows\.npy is not a plain C-ordered array"):
+        MappedArray(tmp_path / "rows.npy")
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".rows.npy"])

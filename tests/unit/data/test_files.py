@@ -1,0 +1,251 @@
+"""Files that exist completely or not at all, and maps that give their memory back."""
+
+import hashlib
+import multiprocessing
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from collapse.data import files
+from collapse.data.files import MappedArray, array_bytes, commit, file_digest, remove_stale
+
+# --- commit ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_commit_replaces_the_whole_content_and_leaves_nothing_beside_it(tmp_path, durable):
+    path = tmp_path / "a.bin"
+    commit(path, b"x" * 1000, durable=durable)
+    commit(path, b"new", durable=durable)
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Full(OSError):
+    """No space left."""
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace", "write"])
+def test_a_failure_keeps_the_old_file_and_removes_the_part(tmp_path, monkeypatch, fails):
+    path = tmp_path / "a.bin"
+    commit(path, b"old")
+
+    def fail(*unused):
+        raise Full
+
+    if fails == "fsync":
+        monkeypatch.setattr(os, "fsync", fail)
+    elif fails == "replace":
+        monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(TypeError if fails == "write" else Full):
+        commit(path, "not bytes" if fails == "write" else b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def rewrite(path, ready):
+    """Commit one content after another, for ever."""
+    turn = 0
+    while True:
+        commit(path, bytes([turn % 256]) * 4_000_000, durable=False)
+        ready.set()
+        turn += 1
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.. may lead to deadlocks:DeprecationWarning")
+def test_a_reader_sees_one_whole_content_or_another(tmp_path):
+    """Killed at any moment, a writer leaves one of the contents it wrote; 4 MB are not written in one go."""
+    path, fork = tmp_path / "a.bin", multiprocessing.get_context("fork")
+    ready = fork.Event()
+    writer = fork.Process(target=rewrite, args=(path, ready))
+    writer.start()
+    assert ready.wait(60)
+    seen = set()
+    for _ in range(50):
+        content = path.read_bytes()
+        assert content == content[:1] * 4_000_000
+        seen.add(content[:1])
+    writer.kill()
+    writer.join()
+    content = path.read_bytes()
+    assert content == content[:1] * 4_000_000
+    assert len(seen) > 1, "the writer was at work"
+    remove_stale(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_leftovers_are_removed(tmp_path):
+    (tmp_path / "deep").mkdir()
+    stale = [tmp_path / "a.npy.tmp123", tmp_path / "deep" / "manifest.json.tmp9"]
+    kept = [tmp_path / "a.npy", tmp_path / "deep" / "notes.tmp", tmp_path / "b.tmpfile"]
+    for path in stale + kept:
+        path.write_bytes(b"x")
+    remove_stale(tmp_path)
+    assert all(path.exists() for path in kept)
+    assert not any(path.exists() for path in stale)
+
+
+# --- arrays ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<f4", "<f8", "<u2", "<i8"])
+@pytest.mark.parametrize("shape", [(7,), (7, 3), (7, 2, 1, 4)])
+def test_array_bytes_are_numpys_own_format(tmp_path, dtype, shape):
+    array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    path = tmp_path / "a.npy"
+    path.write_bytes(array_bytes(np.asfortranarray(array)))
+    np.testing.assert_array_equal(np.load(path, allow_pickle=False), array)
+    mapped = MappedArray(path)
+    assert (len(mapped), mapped.dtype, mapped.shape) == (7, array.dtype, shape)
+    rows = np.array([6, 0, 3, 3])
+    np.testing.assert_array_equal(mapped[rows], array[rows])
+    np.testing.assert_array_equal(mapped[torch.from_numpy(rows)], array[rows])
+    np.testing.assert_array_equal(mapped[2:5], array[2:5])
+
+
+def test_array_bytes_refuse_objects():
+    with pytest.raises(ValueError, match=r"[Oo]bject arrays cannot be saved"):
+        array_bytes(np.array([{}], dtype=object))
+
+
+def test_a_map_refuses_what_no_store_wrote(tmp_path):
+    np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "fortran.npy", np.asfortranarray(np.zeros((2, 3))))
+    (tmp_path / "text.npy").write_bytes(b"not an array at all")
+    for name in ("object", "fortran"):
+        with pytest.raises(ValueError, match=f"{name}.npy is not a plain C-ordered array"):
+            MappedArray(tmp_path / f"{name}.npy")
+    with pytest.raises(ValueError, match="magic"):
+        MappedArray(tmp_path / "text.npy")
+
+
+def test_rows_are_copies_and_the_file_is_never_written(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((4, 2)))
+    mapped, before = MappedArray(path), path.read_bytes()
+    for rows in (slice(0, 2), np.array([0, 1])):
+        taken = mapped[rows]
+        taken += 1
+        assert not mapped[rows].any()
+    assert path.read_bytes() == before
+
+
+def test_a_digest_is_that_of_the_bytes(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(os.urandom(3_000_001))
+    assert file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_map_pickles_as_its_path(tmp_path):
+    path = tmp_path / "a.npy"
+    array = np.arange(400_000.0).reshape(-1, 4)
+    np.save(path, array)
+    mapped = MappedArray(path)
+    np.testing.assert_array_equal(mapped[np.array([7])], array[[7]])  # the map is open
+    content = pickle.dumps(mapped)
+    assert len(content) < 1000
+    again = pickle.loads(content)
+    assert again.path == path
+    np.testing.assert_array_equal(again[np.array([99_999, 5])], array[[99_999, 5]])
+
+
+def test_a_released_map_is_made_anew(tmp_path):
+    path = tmp_path / "a.npy"
+    array = np.arange(4000.0).reshape(-1, 4)
+    np.save(path, array)
+    mapped = MappedArray(path)
+    taken = mapped[10:20]
+    mapped.release()
+    np.testing.assert_array_equal(taken, array[10:20])
+    np.testing.assert_array_equal(mapped[np.array([999, 0])], array[[999, 0]])
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------------
+
+
+def resident():
+    """Megabytes of memory this process holds."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no VmRSS")
+
+
+@pytest.fixture
+def big(tmp_path):
+    """300 MB of rows of 3 kB; the first value of a row is its index."""
+    path, rows, width = tmp_path / "big.npy", 100_000, 768
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
+        )
+        for start in range(0, rows, 10_000):
+            part = np.zeros((10_000, width), np.float32)
+            part[:, 0] = np.arange(start, start + 10_000)
+            file.write(part.tobytes())
+    return path
+
+
+def shuffled_epoch(read, rows, watch):
+    """Read every row once; check each batch; return the most memory held on the way."""
+    order, most = np.random.default_rng(0).permutation(rows), 0.0
+    for batch in np.array_split(order, rows // 200):
+        np.testing.assert_array_equal(read(batch)[:, 0], batch.astype(np.float32))
+        most = max(most, watch())
+    return most
+
+
+@pytest.fixture
+def budget(monkeypatch):
+    """Megabytes of maps a process may hold."""
+    monkeypatch.setattr(files._RESIDENT, "budget", 32 << 20)
+    return 32
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own account of a process")
+
+
+@linux
+def test_a_shuffled_epoch_over_a_large_file_keeps_memory_small(big, budget):
+    mapped, start = MappedArray(big), resident()
+    assert shuffled_epoch(mapped.__getitem__, len(mapped), resident) - start < 2 * budget
+    # The same epoch through numpy's map keeps all of the file.
+    plain, start = np.load(big, mmap_mode="r"), resident()
+    assert shuffled_epoch(plain.__getitem__, len(mapped), resident) - start > 200
+
+
+@linux
+def test_the_budget_is_one_for_all_maps_of_a_process(big, budget):
+    shards, start, most = [MappedArray(big) for _ in range(4)], resident(), 0.0
+    rng = np.random.default_rng(0)
+    for turn in range(400):
+        rows = rng.integers(0, len(shards[0]), 100)
+        np.testing.assert_array_equal(shards[turn % 4][rows][:, 0], rows.astype(np.float32))
+        most = max(most, resident())
+    assert most - start < 2 * budget
+
+
+@linux
+def test_rows_smaller_than_a_page_are_counted_by_the_pages_they_bring_in(tmp_path, budget):
+    path, rows = tmp_path / "small.npy", 2_000_000
+    np.save(path, np.zeros((rows, 25), np.float32))
+    mapped, start, most = MappedArray(path), resident(), 0.0
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        mapped[rng.integers(0, rows, 256)]
+        most = max(most, resident())
+    assert most - start < 2 * budget
+
+
+@linux
+def test_maps_hold_no_descriptor(tmp_path):
+    for index in range(40):
+        np.save(tmp_path / f"{index}.npy", np.full((3, 2), index))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    maps = [MappedArray(tmp_path / f"{index}.npy") for index in range(40)]
+    assert [int(mapped[np.array([1])][0, 0]) for mapped in maps] == list(range(40))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
