@@ -15,11 +15,16 @@ import click
 __all__ = ["main", "quiet"]
 
 DONE, FAILED, USAGE = 0, 1, 2
+INTERRUPTED = "interrupted; `collapse resume RUN` continues the chain"
 KINDS = ("models", "data", "mitigations", "metrics", "experiments")
 
 
 class _Group(click.Group):
     """A click group whose usage errors, too, are one sentence."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Without a command, show what there is."""
+        return super().parse_args(ctx, args or ["--help"])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False
@@ -30,7 +35,7 @@ class _Group(click.Group):
         except click.ClickException as error:
             _fail(error.format_message(), USAGE)
         except (click.Abort, KeyboardInterrupt):
-            _fail("interrupted; `collapse resume RUN` continues the chain", FAILED)
+            _fail(INTERRUPTED, FAILED)
         sys.exit(status if isinstance(status, int) else DONE)
 
 
@@ -114,10 +119,14 @@ class _guarded:
             _fail(str(error), USAGE)
         if isinstance(error, OSError):
             where = f" {error.filename}" if error.filename else ""
-            remedy = "free some space, then `collapse resume RUN` continues the chain"
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                remedy = "mend that, then `collapse resume RUN` continues the chain"
-            _fail(f"could not read or write{where}: {error.strerror or error}; {remedy}", FAILED)
+            remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "mend that"
+            _fail(
+                f"could not read or write{where}: {error.strerror or error}; {remedy}, then give the same command "
+                "again, or `collapse resume RUN`: the chain goes on where it stopped",
+                FAILED,
+            )
+        if isinstance(error, SystemExit):  # what Lightning makes of Ctrl-C and of SIGTERM, with any exit code
+            _fail(INTERRUPTED, FAILED)
         if isinstance(error, RuntimeError | ArithmeticError | ValueError | TypeError) and not os.environ.get(
             "COLLAPSE_TRACEBACK"
         ):

@@ -54,4 +54,7 @@ class SampleGallery(GenerationCallback):
         commit(path, encode_png(grid).numpy().tobytes())
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image("gen/samples", [str(path)], caption=[f"generation {generation.index}"])
+                logger.experiment.log({"generation": generation.index}, commit=False)  # joins the next row logged
+                logger.log_image(
+                    "gen/samples", [str(path)], step=last_step(trainer), caption=[f"generation {generation.index}"]
+                )

@@ -133,8 +133,8 @@ def run_chain(
         epochs_per_generation: Passes over the training set per generation.
         steps_per_generation: Batches per generation instead.
         seed: Everything random derives from it.
-        store: The run folder. None for a temporary one, which goes with the returned chain; nothing of it is forced to
-            the disk, and no checkpoint is written.
+        store: The run folder. None for a temporary one, which goes with the returned chain: one process, nothing of it
+            forced to the disk, no checkpoint.
         initialization: ``"fresh"``, ``"same"`` or ``"warm"``.
         chunk_size: Rows per call of the sampler.
         evaluate: Add a ``GenerationEvaluation`` unless the callbacks hold one; it skips replicated data.
@@ -178,6 +178,7 @@ def run_chain(
         "enable_model_summary": False,
         "enable_checkpointing": folder is None,
         "default_root_dir": root,
+        **({"devices": 1} if folder else {}),  # other processes would not find a temporary folder
         **recursion.trainer_kwargs(),
         **trainer_options,
     }

@@ -298,7 +298,7 @@ def test_a_pool_with_a_pickle_in_it_is_refused_and_not_executed(children, root, 
     assert re.search(r"\.npy (has other bytes|is not a plain)|allow_pickle=False", children.output)
 
 
-@pytest.mark.parametrize(("point", "generation"), [("step:3", 0), ("step:13", 1), ("step:25", 2)])
+@pytest.mark.parametrize(("point", "generation"), [("step:3", 0), ("step:13", 1), ("step:27", 2), ("step:28", 0)])
 def test_a_pool_changed_while_nobody_ran_is_refused(children, root, point, generation):
     children.kill("plain", root, point)
     path = root / "generations" / f"gen_{generation:03d}" / "chunk_00000.npy"
