@@ -114,6 +114,10 @@ class Clock:
     epoch: int = 0
     batch: int = 0
 
+    def turn_to(self, generation: int) -> None:
+        """Stand at the beginning of a generation."""
+        self.generation, self.epoch, self.batch = generation, 0, 0
+
     def key(self, stream: Stream, *rest: int) -> int:
         """Return the key of this moment in ``stream``; ``rest`` adds counters of the caller's own (a rank, a slot)."""
         return key(self.seed, stream, self.generation, self.epoch, self.batch, *rest)

@@ -54,7 +54,6 @@ class SampleGallery(GenerationCallback):
         commit(path, encode_png(grid).numpy().tobytes())
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.log({"generation": generation.index}, commit=False)  # joins the next row logged
-                logger.log_image(
-                    "gen/samples", [str(path)], step=last_step(trainer), caption=[f"generation {generation.index}"]
-                )
+                logger.experiment.log({"generation": generation.index}, commit=False)  # in the same row as the image
+                step = max(0, trainer.global_step - 1)  # as Lightning counts at the end of an epoch
+                logger.log_image("gen/samples", [str(path)], step=step, caption=[f"generation {generation.index}"])

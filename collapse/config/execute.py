@@ -51,6 +51,8 @@ def run(loaded: LoadedConfig) -> Chain:
         resolved_mode(config.wandb.mode)
         data = build_data(config)
         gold = data.gold()
+        if not len(gold):
+            raise ConfigError(f"data={config.data} leaves no gold rows; a chain starts from real data")
         samples = len(gold) if config.samples_per_generation is None else config.samples_per_generation
         check_budget(
             generations=config.generations,
@@ -68,7 +70,7 @@ def run(loaded: LoadedConfig) -> Chain:
         callbacks = _callbacks(loaded)
     if finished(out, config.generations):
         return Chain.load(out)
-    fresh = not out.exists()
+    fresh = not (out / "config.yaml").exists()
     if _first_process():
         _write_folder(loaded)
     logger = wandb_logger(loaded)
@@ -126,6 +128,10 @@ def _callbacks(loaded: LoadedConfig) -> list[pl.Callback]:
     evaluation = config.evaluation
     if evaluation.enabled:
         callbacks.append(GenerationEvaluation(neighbors=evaluation.neighbors, max_rows=evaluation.max_rows))
+    if evaluation.gallery < 0:
+        raise ConfigError(f"evaluation.gallery={evaluation.gallery} must be at least 0, which saves no images")
+    if config.checkpoint_steps is not None and config.checkpoint_steps < 1:
+        raise ConfigError(f"checkpoint_steps={config.checkpoint_steps} must be at least 1, or null for none")
     if evaluation.gallery:
         callbacks.append(SampleGallery(evaluation.gallery, loaded.out / "figures"))
     if config.checkpoint_steps is not None:
@@ -152,12 +158,13 @@ def _check_folder(loaded: LoadedConfig) -> None:
 
 
 def _write_folder(loaded: LoadedConfig) -> None:
+    """Write what a run folder says about the run; the config, which makes it a run folder, first."""
     out = loaded.out
-    if (out / "config.yaml").exists():
-        return
     out.mkdir(parents=True, exist_ok=True)
-    commit(out / "environment.json", json.dumps(_environment(), indent=1).encode())
-    commit(out / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(loaded.tree)).encode())
+    if not (out / "config.yaml").exists():
+        commit(out / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(loaded.tree)).encode())
+    if not (out / "environment.json").exists():
+        commit(out / "environment.json", json.dumps(_environment(), indent=1).encode())
 
 
 def _environment() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from collapse.config.errors import ConfigError, did_you_mean
 from collapse.config.schema import ChainConfig
@@ -116,7 +116,10 @@ def _find(name: str) -> Path:
 
 def _file_layers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     content = _read(path)
-    for name in content.pop("include", []):
+    included = content.pop("include", [])
+    if not isinstance(included, list):
+        raise ConfigError(f"{path}: include={included!r} must be a list; write include: [data/digits]")
+    for name in included:
         target = (config_root() / f"{name}.yaml").resolve()
         if config_root().resolve() not in target.parents or not target.is_file():
             raise ConfigError(f"{path}: include {name!r} is no file under {config_root()}")
@@ -219,7 +222,14 @@ def _check_keys(tree: Mapping[str, Any], schema: Any, origins: dict[str, str], p
             where = _from(origins, f"{prefix}{key}")
             raise ConfigError(f"unknown key {prefix + str(key)!r}{where}{did_you_mean(str(key), fields)}")
         factory = fields[key].default_factory
-        if dataclasses.is_dataclass(factory) and isinstance(value, Mapping):
+        if factory is list and not isinstance(value, list):
+            raise ConfigError(
+                f"{prefix}{key}={value!r}{_from(origins, prefix + key)} must be a list; write [{value or ''}]"
+            )
+        if (factory is dict or dataclasses.is_dataclass(factory)) and not isinstance(value, Mapping):
+            where = _from(origins, prefix + key)
+            raise ConfigError(f"{prefix}{key}={value!r}{where} must hold keys; write {prefix}{key}.KEY=VALUE")
+        if dataclasses.is_dataclass(factory):
             _check_keys(value, factory, origins, f"{prefix}{key}.")
 
 
@@ -231,5 +241,7 @@ def _from(origins: Mapping[str, str], key: str) -> str:
 
 
 def _sentence(error: BaseException) -> str:
-    """Return the first line of an error that says something."""
+    """Return what an error says, in one line."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem}, line {error.problem_mark.line + 1}"
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -46,6 +46,7 @@ def wandb_logger(loaded: LoadedConfig) -> WandbLogger | None:
     wandb.setup()
     seed, tree = loaded.config.seed, loaded.tree
     kinds = [str(tree[key].get("name")) for key in ("model", "data")]
+    kinds += [entry if isinstance(entry, str) else str(next(iter(entry))) for entry in tree["mitigations"]]
     return WandbLogger(
         project=settings.project,
         entity=settings.entity,

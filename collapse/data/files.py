@@ -121,7 +121,9 @@ class MappedArray:
         flat, width = out.reshape(-1).view(np.uint8).data, self._width
         with self.path.open("rb", buffering=0) as file:
             for place, row in enumerate(rows.tolist()):
-                os.preadv(file.fileno(), [flat[place * width : (place + 1) * width]], self._offset + row * width)
+                file.seek(self._offset + row * width)
+                if file.readinto(flat[place * width : (place + 1) * width]) != width:
+                    raise ValueError(f"{self.path} ends before its row {row}; restore it from a backup")
         return out
 
     def __getstate__(self) -> dict[str, object]:

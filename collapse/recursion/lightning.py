@@ -8,12 +8,21 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-__all__ = ["callbacks_of", "load_precision_state", "precision_state", "renew_optimizers", "together"]
+from collapse.data.generation import Generation, GenerationCallback
+
+__all__ = ["callbacks_of", "load_precision_state", "precision_state", "renew_optimizers", "tell", "together"]
 
 
 def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
     """Return the trainer's callbacks in calling order (an attribute its stubs do not declare)."""
     return list(getattr(trainer, "callbacks", ()))
+
+
+def tell(trainer: pl.Trainer, module: Any, hook: str, generation: Generation) -> None:
+    """Call a hook of generations on every callback that has them, in list order."""
+    for callback in callbacks_of(trainer):
+        if isinstance(callback, GenerationCallback):
+            getattr(callback, hook)(trainer, module, generation)
 
 
 @contextlib.contextmanager

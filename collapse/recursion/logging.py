@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import WandbLogger
 
-__all__ = ["define_axes", "log_generation"]
+from collapse.models.generative import GenerativeModule
+
+__all__ = ["define_axes", "log_epoch", "log_generation"]
 
 
 def define_axes(trainer: pl.Trainer) -> None:
@@ -17,6 +21,18 @@ def define_axes(trainer: pl.Trainer) -> None:
             logger.experiment.define_metric("generation")
             logger.experiment.define_metric("lifetime_step")
             logger.experiment.define_metric("gen/*", step_metric="generation")
+
+
+def log_epoch(trainer: pl.Trainer, module: Any) -> dict[str, float]:
+    """Log the means of what a module tallied over the epoch, over all processes, and return them."""
+    if not isinstance(module, GenerativeModule):
+        return {}
+    means = {
+        f"train/{name}": trainer.strategy.reduce(torch.tensor(value, device=module.device), reduce_op="mean")
+        for name, value in module.epoch_means().items()
+    }
+    module.log_dict(means)
+    return {name: float(mean) for name, mean in means.items()}
 
 
 def log_generation(trainer: pl.Trainer, generation: int, values: Mapping[str, float]) -> None:

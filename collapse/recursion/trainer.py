@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
-from collapse.data.generation import Generation, GenerationCallback
+from collapse.data.generation import Generation
 from collapse.data.loading import TrainingSet
 from collapse.data.store import GenerationStore, Manifest
 from collapse.mitigations.mitigation import Mitigation
@@ -28,9 +27,10 @@ from collapse.recursion.lightning import (
     load_precision_state,
     precision_state,
     renew_optimizers,
+    tell,
     together,
 )
-from collapse.recursion.logging import define_axes, log_generation
+from collapse.recursion.logging import define_axes, log_epoch, log_generation
 from collapse.recursion.reinitialize import check_initialization, reinitialize
 from collapse.recursion.sampling import sample_rows
 from collapse.seeding import Clock, Stream, reseed
@@ -86,22 +86,20 @@ class RecursiveTrainer(pl.Callback):
         self.generations, self.samples_per_generation = generations, samples_per_generation
         self.epochs_per_generation, self.steps_per_generation = epochs_per_generation, steps_per_generation
         self.initialization, self.chunk_size = initialization, chunk_size
-        self.keep_weights, self.clock = keep_weights, Clock(seed)
+        self.keep_weights, self.seed, self.clock = keep_weights, seed, Clock(seed)
         self.store = GenerationStore(store, durable=durable)
         self.stack = MitigationStack()
+        self._replicates: int | None = None
+        self._means: dict[str, float] = {}
+        self._scale: dict[str, Any] = {}
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self.clock.turn_to(0)
         self.manifests: list[Manifest] = []
         self.pending: Manifest | None = None
-        self._epochs_ended = 0
-        self._first_step = 0
+        self._epochs_ended = self._first_step = 0
         self._composed: Generation | None = None
-        self._replicates: int | None = None
-        self._means: dict[str, Tensor] = {}
-        self._scale: dict[str, Any] = {}
-
-    @property
-    def seed(self) -> int:
-        """The chain's seed."""
-        return self.clock.seed
 
     @property
     def generation(self) -> int:
@@ -116,8 +114,6 @@ class RecursiveTrainer(pl.Callback):
             "use_distributed_sampler": False,
             "num_sanity_val_steps": 0,
         }
-
-    # --- compose ------------------------------------------------------------------------------------------------------
 
     def upcoming(self) -> TrainingSet:
         """Return the training set of the next epoch; what the data module asks for."""
@@ -143,8 +139,6 @@ class RecursiveTrainer(pl.Callback):
             self._composed = compose(generation, self.stack, self._replicates)
         return self._composed
 
-    # --- Lightning's hooks, in the order of a generation --------------------------------------------------------------
-
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check everything that can be checked before any compute, write gold, start from the keyed initialization."""
         if stage != "fit":
@@ -154,6 +148,7 @@ class RecursiveTrainer(pl.Callback):
         self.stack = MitigationStack(mitigations)
         check_module(pl_module, self.stack)
         self._replicates = data.replicates
+        self._start_over()  # a checkpoint's state is loaded after this
         with together(trainer):
             if trainer.is_global_zero:
                 gold = self.store.write_gold(data.gold(), facts={"data": data.describe()})
@@ -186,7 +181,7 @@ class RecursiveTrainer(pl.Callback):
             self._end_epoch(trainer, pl_module)
             self._turn(trainer, pl_module)
         elif trainer.global_step == 0:
-            self._tell(trainer, pl_module, "on_generation_start", self.compose(0))
+            tell(trainer, pl_module, "on_generation_start", self.compose(0))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """TURN, when a harvest is pending."""
@@ -232,14 +227,9 @@ class RecursiveTrainer(pl.Callback):
     def _end_epoch(self, trainer: pl.Trainer, module: Any) -> None:
         self._epochs_ended += 1
         self.clock.epoch += 1
-        means = module.epoch_means() if isinstance(module, GenerativeModule) else {}
-        self._means = logged = {
-            f"train/{name}": trainer.strategy.reduce(torch.tensor(value, device=module.device), reduce_op="mean")
-            for name, value in means.items()
-        }
-        module.log_dict(logged)
+        self._means = log_epoch(trainer, module)
         stoppers = [callback for callback in callbacks_of(trainer) if isinstance(callback, GenerationEarlyStopping)]
-        stopped = [stopper.is_over({**trainer.callback_metrics, **logged}) for stopper in stoppers]
+        stopped = [stopper.is_over({**trainer.callback_metrics, **self._means}) for stopper in stoppers]
         if self.clock.epoch < self.epochs_per_generation and not any(stopped):
             return
         generation = self.compose(self.generation)
@@ -274,12 +264,11 @@ class RecursiveTrainer(pl.Callback):
             generation, sample=sample, deposit=self.store.pool(manifests), measured={}, recorder=self.ledger.record
         )
         facts = generation.facts or {}
-        for name in ("real_fraction", "effective_size"):
-            seen.record(name, float(facts[name]), n=facts["rows"])
-        for name, mean in self._means.items():
-            seen.record(name, float(mean), n=facts["rows"])
+        known = {name: facts[name] for name in ("real_fraction", "effective_size")} | self._means
+        for name, value in known.items():
+            seen.record(name, value, n=facts["rows"])
         with together(trainer):
-            self._tell(trainer, module, "on_generation_end", seen)
+            tell(trainer, module, "on_generation_end", seen)
             if trainer.is_global_zero:
                 self.ledger.commit()
                 log_generation(trainer, generation.index, self.ledger.of(generation.index))
@@ -298,18 +287,11 @@ class RecursiveTrainer(pl.Callback):
         self.stack.initialize(module, generation)
         renew_optimizers(trainer)
         load_precision_state(trainer, self._scale)
-        self.clock.generation, self.clock.epoch, self.clock.batch = generation.index, 0, 0
+        self.clock.turn_to(generation.index)
         self.manifests, self.pending, self._first_step = manifests, None, trainer.global_step
         if isinstance(module, GenerativeModule):
             module.clock = self.clock
-        self._tell(trainer, module, "on_generation_start", generation)
-
-    # --- helpers ------------------------------------------------------------------------------------------------------
-
-    def _tell(self, trainer: pl.Trainer, module: Any, hook: str, generation: Generation) -> None:
-        for callback in callbacks_of(trainer):
-            if isinstance(callback, GenerationCallback):
-                getattr(callback, hook)(trainer, module, generation)
+        tell(trainer, module, "on_generation_start", generation)
 
     def _verify(self, trainer: pl.Trainer, manifests: list[Manifest]) -> None:
         with together(trainer):

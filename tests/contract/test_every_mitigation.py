@@ -4,6 +4,7 @@ import copy
 import inspect
 import pickle
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,9 +12,17 @@ import pytorch_lightning as pl
 
 import collapse.mitigations
 from collapse.data import RingOfGaussians
-from collapse.mitigations import *  # noqa: F403 - eval(repr(m)) needs the names
-from collapse.mitigations import EMA, AnchorReplay, DataAccumulation, Mitigation, NoEffectWarning, RealOnly, Replace
-from collapse.mitigations import SIGReg, SlidingWindow
+from collapse.mitigations import (
+    EMA,
+    AnchorReplay,
+    DataAccumulation,
+    Mitigation,
+    NoEffectWarning,
+    RealOnly,
+    Replace,
+    SIGReg,
+    SlidingWindow,
+)
 from collapse.mitigations.mitigation import HOOKS
 from collapse.models import VAE
 from collapse.recursion import run_chain
@@ -28,9 +37,9 @@ class Row(NamedTuple):
         misuse: Arguments that are refused, and a word of the sentence that says why.
     """
 
-    effective: list[Mitigation]
-    neutral: list[Mitigation] = []
-    misuse: list[tuple[dict[str, Any], str]] = []
+    effective: Sequence[Mitigation]
+    neutral: Sequence[Mitigation] = ()
+    misuse: Sequence[tuple[dict[str, Any], str]] = ()
 
 
 TABLE = {
@@ -74,10 +83,15 @@ TABLE = {
 }
 
 EXPORTED = [getattr(collapse.mitigations, name) for name in collapse.mitigations.__all__]
-CLASSES = [kind for kind in EXPORTED if isinstance(kind, type) and issubclass(kind, Mitigation) and kind is not Mitigation]
+CLASSES = [kind for kind in EXPORTED if issubclass(kind, Mitigation) and kind is not Mitigation]
 EFFECTIVE = [mitigation for row in TABLE.values() for mitigation in row.effective]
 NEUTRAL = [mitigation for row in TABLE.values() for mitigation in row.neutral]
 MISUSE = [(kind, arguments, message) for kind, row in TABLE.items() for arguments, message in row.misuse]
+
+
+def again(mitigation):
+    """Make a mitigation from its repr, with the names of the namespace at hand and no others."""
+    return eval(repr(mitigation), {**vars(collapse.mitigations)})
 
 
 def chain_of(*mitigations, **settings):
@@ -115,16 +129,16 @@ def test_it_says_what_it_is_and_where_it_comes_from(kind):
     assert kind.citation == "control" or any(year in kind.citation for year in map(str, range(1980, 2030)))
     assert inspect.getdoc(kind) != inspect.getdoc(Mitigation)
     assert any(hook in vars(kind) for hook in HOOKS), "it changes something"
-    arguments = [name for name in inspect.signature(kind).parameters]
+    arguments = list(inspect.signature(kind).parameters)
     assert all(f"{name}:" in kind.__doc__ for name in arguments), "every argument is explained"
 
 
 @pytest.mark.parametrize("mitigation", [*EFFECTIVE, *NEUTRAL], ids=repr)
 def test_its_repr_makes_it_again(mitigation):
-    again = eval(repr(mitigation))
-    assert again == mitigation
-    assert hash(again) == hash(mitigation)
-    assert again.state_key == mitigation.state_key
+    twin = again(mitigation)
+    assert twin == mitigation
+    assert hash(twin) == hash(mitigation)
+    assert twin.state_key == mitigation.state_key
     for duplicate in (mitigation.twin(), copy.deepcopy(mitigation), pickle.loads(pickle.dumps(mitigation))):
         assert duplicate == mitigation
         assert repr(duplicate) == repr(mitigation)
@@ -146,8 +160,7 @@ def test_its_other_settings_change_the_chain_and_do_not_warn(mitigation, plain):
     found, messages = watched(mitigation)
     assert messages == []
     assert [one["weights"] for one in found[1:]] != [one["weights"] for one in plain[1:]]
-    again, _ = watched(eval(repr(mitigation)))
-    assert again == found, "the same settings are the same chain"
+    assert watched(again(mitigation)) == (found, []), "the same settings are the same chain"
 
 
 @pytest.mark.parametrize(("kind", "arguments", "message"), MISUSE)
@@ -169,14 +182,14 @@ def test_a_crash_changes_nothing(mitigation, tmp_path):
     whole = chain_of(mitigation)
     with pytest.raises(InterruptedError):
         chain_of(mitigation, store=tmp_path, callbacks=[Crash()])
-    resumed = chain_of(eval(repr(mitigation)), store=tmp_path)
+    resumed = chain_of(again(mitigation), store=tmp_path)
     assert digests(resumed) == digests(whole)
     assert [record.metrics for record in resumed.records] == [record.metrics for record in whole.records]
 
 
 @pytest.mark.parametrize("mitigation", [*EFFECTIVE, *NEUTRAL], ids=repr)
 def test_it_is_refused_where_nobody_asks_for_its_terms(mitigation, tmp_path):
-    mitigation = eval(repr(mitigation))
+    mitigation = again(mitigation)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(
         max_epochs=1, callbacks=[mitigation], default_root_dir=tmp_path, enable_checkpointing=False, **quiet

@@ -167,11 +167,13 @@ def recursion_for(root: Path, **settings):
     return RecursiveTrainer(store=root, **{**defaults, **settings})
 
 
-def train(root: Path, module, data=None, *, mitigations=(), callbacks=(), trainer=None, ckpt=None, **settings) -> Run:
-    """Run a chain; ``settings`` are RecursiveTrainer's, ``trainer`` holds the Trainer's."""
+def train(
+    root: Path, module, data=None, *, mitigations=(), callbacks=(), ahead=(), trainer=None, ckpt=None, **settings
+) -> Run:
+    """Run a chain; ``settings`` are RecursiveTrainer's, ``trainer`` holds the Trainer's; ``ahead`` come before it."""
     recursion, data = recursion_for(root, **settings), data or ring()
     options = {**QUIET, **recursion.trainer_kwargs(), **(trainer or {})}
-    lightning = pl.Trainer(**options, default_root_dir=root, callbacks=[recursion, *mitigations, *callbacks])
+    lightning = pl.Trainer(**options, default_root_dir=root, callbacks=[*ahead, recursion, *mitigations, *callbacks])
     lightning.fit(module, datamodule=data, ckpt_path=ckpt)
     return Run(Chain.load(root), recursion, lightning, module, data)
 

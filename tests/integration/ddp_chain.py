@@ -81,9 +81,8 @@ def frozen_options():
 
 
 def chain(folder, module, data, *, world=2, **options):
-    if world > 1:
-        options.update(accelerator="cpu", devices=world, strategy="ddp")
-    run = run_chain(module, data, store=folder, **options)
+    strategy = "ddp" if world > 1 else "auto"
+    run = run_chain(module, data, store=folder, accelerator="cpu", devices=world, strategy=strategy, **options)
     return {
         "weights": state_digest(module.state_dict()),
         "records": [

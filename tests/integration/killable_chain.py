@@ -145,7 +145,8 @@ def main(config, folder, point=None):
     arguments = CONFIGS[config](Path(folder))
     steps = Steps(number if name == "step" else None)
     arguments["callbacks"] = [steps, *arguments.get("callbacks", [])]
-    run_chain(arguments.pop("module"), arguments.pop("data"), generations=3, store=folder, seed=7, **arguments)
+    module, data = arguments.pop("module"), arguments.pop("data")
+    run_chain(module, data, generations=3, store=folder, seed=7, accelerator="cpu", devices=1, **arguments)
     print(f"trained {steps.batches} batches")
 
 

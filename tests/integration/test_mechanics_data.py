@@ -388,6 +388,13 @@ def test_an_observer_thatdraw_from_everythings_random_numbers_changes_nothing(ch
     assert [record.metrics for record in noisy.chain.records] == [record.metrics for record in quiet.chain.records]
 
 
+@pytest.mark.parametrize("module", [Dropping, Plain])
+def test_the_place_in_the_list_of_callbacks_does_not_matter(chain, module):
+    mitigations = [DataAccumulation(), EMA(0.9)]
+    after = chain(module(), mitigations=mitigations)
+    assert chain(module(), ahead=[Noise(), *mitigations]).digests == after.digests
+
+
 def test_an_observer_changes_nothing_of_a_plain_module(chain):
     """All hooks but one: between a later callback's on_train_batch_start and a plain module's step stands nothing."""
     quiet = chain(Plain())

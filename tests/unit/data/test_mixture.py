@@ -30,7 +30,7 @@ def counts(rows, total):
 weights = st.lists(st.one_of(st.just(0.0), st.floats(1e-3, 1e3), st.just(1.0)), min_size=1, max_size=60)
 
 
-# --- exact counts ---------------------------------------------------------------------------------------------------------
+# --- exact counts -----------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=300, deadline=None)
@@ -77,7 +77,7 @@ def test_the_quota_holds_in_every_replicate(replicates):
     assert ((columns < 10).sum(0) == round(0.37 * 20)).all()
 
 
-# --- chances --------------------------------------------------------------------------------------------------------------
+# --- chances ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_uniform_draw_of_everything_is_every_row_once():
@@ -87,7 +87,7 @@ def test_a_uniform_draw_of_everything_is_every_row_once():
 
 
 def test_a_uniform_draw_of_some_is_a_simple_random_sample():
-    """Rows are in with the same chance, and so are *pairs*: systematic sampling along a fixed order fails the second."""
+    """Rows are in with the same chance, and so are *pairs*: along a fixed order they would not be."""
     total, size, draws = 8, 3, 20_000
     rows = mixture(torch.ones(total), size).draw(generator(1), replicates=draws)
     assert all(len(set(column)) == size for column in rows.T[:500].tolist())
@@ -136,7 +136,7 @@ def test_a_draw_depends_on_the_generator_alone():
     assert not torch.equal(drawn.draw(generator(1)), drawn.draw(generator(2)))
 
 
-# --- replicates -----------------------------------------------------------------------------------------------------------
+# --- replicates -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("replacement", [False, True])
@@ -166,7 +166,7 @@ def test_whole_copies_come_to_every_replicate_and_chance_decides_the_rest():
     assert len({tuple(row) for row in found.tolist()}) > 1
 
 
-# --- how mixtures are made from one another -------------------------------------------------------------------------------
+# --- how mixtures are made from one another ---------------------------------------------------------------------------
 
 
 def test_each_method_changes_what_it_says_and_leaves_the_receiver_alone():
@@ -200,7 +200,7 @@ def test_real_fraction_and_effective_size_are_those_of_the_measure():
     assert base.with_real_fraction(0.0).effective_size == pytest.approx(36 / 20)
 
 
-# --- errors ---------------------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 def test_an_empty_mixture_cannot_be_drawn():

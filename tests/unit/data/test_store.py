@@ -44,7 +44,7 @@ def opened(store):
     return GenerationStore(store.root)
 
 
-# --- what is written ------------------------------------------------------------------------------------------------------
+# --- what is written --------------------------------------------------------------------------------------------------
 
 
 def test_a_pool_is_what_was_written_with_where_it_came_from(store):
@@ -104,7 +104,7 @@ def test_nothing_is_pickled(store):
         np.load(path, allow_pickle=False)
 
 
-# --- gold -----------------------------------------------------------------------------------------------------------------
+# --- gold -------------------------------------------------------------------------------------------------------------
 
 
 def test_gold_is_read_only(store):
@@ -128,7 +128,7 @@ def test_other_gold_is_refused(store):
         opened(store).write_gold(gold(seed=1), facts={})
     one = gold()
     one.x[17, 1] = np.nextafter(one.x[17, 1], np.float32(9))
-    with pytest.raises(StoreError, match="gen_000"):
+    with pytest.raises(StoreError, match=r"gen_000"):
         opened(store).write_gold(one, facts={})
 
 
@@ -144,7 +144,7 @@ def test_an_empty_gold_set_is_refused(tmp_path):
         GenerationStore(tmp_path).write_gold(Samples(np.zeros((0, 2), np.float32)), facts={})
 
 
-# --- tampering ------------------------------------------------------------------------------------------------------------
+# --- tampering --------------------------------------------------------------------------------------------------------
 
 FILES = [
     "gen_000/chunk_00000.npy",
@@ -215,14 +215,14 @@ def test_an_edited_manifest_is_named(store, edit):
     text = path.read_text()
     assert edit(text) != text
     path.write_text(edit(text))
-    with pytest.raises(StoreError, match="gen_001/manifest.json was changed after it was written"):
+    with pytest.raises(StoreError, match=r"gen_001/manifest.json was changed after it was written"):
         opened(store).manifest(1)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"rows": 3}', '{"files": 3}', "null"])
 def test_a_broken_manifest_is_named(store, content):
     (store.folder(1) / "manifest.json").write_text(content)
-    with pytest.raises(StoreError, match="gen_001/manifest.json is not a manifest"):
+    with pytest.raises(StoreError, match=r"gen_001/manifest.json is not a manifest"):
         opened(store).manifest(1)
 
 
@@ -233,7 +233,7 @@ def test_other_rows_under_a_committed_manifest_are_refused(store):
         deposit(opened(store), 1, parent=store.manifest(0).digest, facts={"seed": 2})
 
 
-# --- half-written pools ---------------------------------------------------------------------------------------------------
+# --- half-written pools -----------------------------------------------------------------------------------------------
 
 
 def test_a_folder_without_a_manifest_is_not_part_of_the_store(store):
@@ -241,7 +241,7 @@ def test_a_folder_without_a_manifest_is_not_part_of_the_store(store):
     (store.folder(3) / "chunk_00001.npy.tmp77").write_bytes(b"half")
     again = opened(store)
     assert len(again) == 3
-    with pytest.raises(StoreError, match="gen_003/manifest.json does not exist; generation 3 was never committed"):
+    with pytest.raises(StoreError, match=r"gen_003/manifest.json does not exist; generation 3 was never committed"):
         again.manifest(3)
     again.write_gold(gold(), facts={})
     assert not list(store.root.rglob("*.tmp*"))
@@ -278,7 +278,7 @@ def test_gold_half_written_is_written_again(tmp_path, call):
     np.testing.assert_array_equal(store.pool([manifest]).stored(np.arange(50)), gold().x)
 
 
-# --- in a chain -----------------------------------------------------------------------------------------------------------
+# --- in a chain -------------------------------------------------------------------------------------------------------
 
 
 def chain_in(root, generations=2, seed=0, rows=64, hidden=8, **settings):
@@ -336,7 +336,7 @@ def test_gold_changed_while_a_chain_runs_is_found_before_the_next_generation_tra
             return super().outputs(batch)
 
     data = RingOfGaussians(4, rows=64, reference_rows=8, batch_size=32)
-    with pytest.raises(StoreError, match="gen_000/chunk_00000.npy has other bytes"):
+    with pytest.raises(StoreError, match=r"gen_000/chunk_00000.npy has other bytes"):
         run_chain(
             Vandal((2,), 2, hidden=8, likelihood="gaussian"),
             data,
@@ -352,5 +352,5 @@ def test_a_chain_reads_its_edited_manifest_with_an_error(tmp_path):
     chain_in(tmp_path)
     path = tmp_path / "generations" / "gen_001" / "manifest.json"
     path.write_text(path.read_text().replace('"steps": 2', '"steps": 3'))
-    with pytest.raises(StoreError, match="gen_001/manifest.json was changed"):
+    with pytest.raises(StoreError, match=r"gen_001/manifest.json was changed"):
         Chain.load(tmp_path)

@@ -37,6 +37,7 @@ def chain(store, *mitigations, seed=0):
         seed=seed,
         store=store,
         evaluate=False,
+        accelerator="cpu",
     )
 
 
@@ -164,6 +165,7 @@ def test_it_brings_the_aggregate_posterior_to_the_prior(tmp_path):
             mitigations=mitigations,
             store=tmp_path / name,
             evaluate=False,
+            accelerator="cpu",
         )
         vae = VAE(**arguments)
         vae.load_state_dict(trained.state(-1))

@@ -144,7 +144,7 @@ class Restart(Mitigation):
                 weight.fill_(self.value)
 
 
-# --- the order of the list ---------------------------------------------------------------------------------------------
+# --- the order of the list --------------------------------------------------------------------------------------------
 
 DATA_STACKS = {
     "accumulate": [DataAccumulation(), AnchorReplay(0.3, "redrawn"), AgeDecay(0.3), Uneven(0.7), Budget(37)],
@@ -219,9 +219,7 @@ def test_curation_is_what_the_next_generation_trains_on():
     assert [record.counts["candidates"] for record in chain.records] == [48, 48, 48]
     assert [record.counts["trained"] for record in chain.records] == [64, 30, 30]
     whole = chain_of(generations=1)
-    kept, candidates = (
-        np.load(one.root / "generations" / "gen_001" / "chunk_00000.npy") for one in (chain, whole)
-    )
+    kept, candidates = (np.load(one.root / "generations" / "gen_001" / "chunk_00000.npy") for one in (chain, whole))
     np.testing.assert_array_equal(kept, candidates[:30] * np.float32(0.5))
 
 
@@ -243,7 +241,7 @@ def test_without_a_retention_generations_replace_each_other():
     assert MitigationStack().compose(gold, at_generation(0)).real_fraction == 1
 
 
-# --- conflicts ------------------------------------------------------------------------------------------------------------
+# --- conflicts --------------------------------------------------------------------------------------------------------
 
 CONFLICTS = [
     (DataAccumulation(), SlidingWindow(2), "which generations are kept"),
@@ -269,12 +267,12 @@ def test_every_claim_is_in_the_table_of_conflicts():
 
 
 def test_a_conflict_is_raised_before_anything_is_written(tmp_path):
-    with pytest.raises(ConflictError, match="DataAccumulation.*SlidingWindow"):
+    with pytest.raises(ConflictError, match=r"DataAccumulation.*SlidingWindow"):
         chain_of(DataAccumulation(), SlidingWindow(3), store=tmp_path)
     assert not list(tmp_path.rglob("*"))
 
 
-# --- misspelled hooks -----------------------------------------------------------------------------------------------------
+# --- misspelled hooks -------------------------------------------------------------------------------------------------
 
 MISSPELLED = {
     "initialise": "initialize",
@@ -305,7 +303,7 @@ def test_hooks_and_private_helpers_are_no_misspellings(name):
     type("Good", (Mitigation,), {name: lambda self, *terms: None, "weight": 1.0, "weights": property(abs)})
 
 
-# --- effects --------------------------------------------------------------------------------------------------------------
+# --- effects ----------------------------------------------------------------------------------------------------------
 
 
 class Ones(Mitigation):
@@ -385,7 +383,7 @@ def test_an_effect_in_one_generation_does_not_excuse_the_next():
     assert messages == ["Once() changed nothing in generation 2"]
 
 
-# --- outside of a chain ---------------------------------------------------------------------------------------------------
+# --- outside of a chain -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mitigation", [DataAccumulation(), SIGReg(0.1), EMA(), AnchorReplay(0.2)], ids=repr)
