@@ -55,6 +55,14 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
         self.epoch_sums: dict[str, Tensor] = {}
         self.epoch_steps = 0
 
+    def attach(self, clock: Clock, objective: Objective) -> None:
+        """Let a chain key the steps and shape the loss."""
+        self.clock, self.objective = clock, objective
+
+    def detach(self) -> None:
+        """Be an ordinary LightningModule again."""
+        self.clock, self.objective = None, mean_loss
+
     @abc.abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """Return the loss of each row of a batch, (B,), up to a constant a negative log-likelihood in nats."""

@@ -183,6 +183,10 @@ def run_chain(
         **trainer_options,
     }
     trainer = pl.Trainer(**options, callbacks=[recursion, *mitigations, *callbacks])
+    if folder and trainer.world_size > 1:
+        raise ValueError(
+            f"store=None is a folder of each of the {trainer.world_size} processes' own; give store=FOLDER"
+        )
     resume = None if folder else newest_checkpoint(root)
     trainer.fit(module, datamodule=data, ckpt_path=resume)
     return Chain.load(root, folder=folder)

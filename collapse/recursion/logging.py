@@ -31,7 +31,7 @@ def log_epoch(trainer: pl.Trainer, module: Any) -> dict[str, float]:
         f"train/{name}": trainer.strategy.reduce(torch.tensor(value, device=module.device), reduce_op="mean")
         for name, value in module.epoch_means().items()
     }
-    module.log_dict(means)
+    module.log_dict(means, sync_dist=True)
     return {name: float(mean) for name, mean in means.items()}
 
 

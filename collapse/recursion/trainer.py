@@ -108,16 +108,13 @@ class RecursiveTrainer(pl.Callback):
 
     def trainer_kwargs(self) -> dict[str, Any]:
         """Return the Trainer arguments a chain needs."""
-        return {
-            "max_epochs": self.generations * self.epochs_per_generation,
-            "reload_dataloaders_every_n_epochs": 1,
-            "use_distributed_sampler": False,
-            "num_sanity_val_steps": 0,
-        }
+        epochs = self.generations * self.epochs_per_generation
+        flags = {"reload_dataloaders_every_n_epochs": 1, "use_distributed_sampler": False, "num_sanity_val_steps": 0}
+        return {"max_epochs": epochs, **flags}
 
     def upcoming(self) -> TrainingSet:
         """Return the training set of the next epoch; what the data module asks for."""
-        turning = self.pending is not None
+        turning = self.pending is not None and self.generation + 1 < self.generations
         generation = self.compose(self.generation + turning)
         assert generation.rows is not None
         return TrainingSet(
@@ -132,12 +129,13 @@ class RecursiveTrainer(pl.Callback):
     def compose(self, index: int) -> Generation:
         """Return generation ``index`` with its training set; composed once."""
         if self._composed is None or self._composed.index != index:
-            manifests = self.manifests if self.pending is None else [*self.manifests, self.pending]
-            generation = Generation(
-                index, self.generations, self.seed, self.samples_per_generation, self.store.pool(manifests[: index + 1])
-            )
+            pool = self.store.pool(self._known()[: index + 1])
+            generation = Generation(index, self.generations, self.seed, self.samples_per_generation, pool)
             self._composed = compose(generation, self.stack, self._replicates)
         return self._composed
+
+    def _known(self) -> list[Manifest]:
+        return self.manifests if self.pending is None else [*self.manifests, self.pending]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check everything that can be checked before any compute, write gold, start from the keyed initialization."""
@@ -161,7 +159,7 @@ class RecursiveTrainer(pl.Callback):
             mitigation.engaged = True
         data.source = self
         if isinstance(pl_module, GenerativeModule):
-            pl_module.clock, pl_module.objective = self.clock, self.stack.objective
+            pl_module.attach(self.clock, self.stack.objective)
         reinitialize(pl_module, seed=self.seed, generation=0, initialization=self.initialization)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -172,6 +170,7 @@ class RecursiveTrainer(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin generation 0, or take up where a checkpoint left off."""
         check_loader(trainer)
+        self._verify(trainer, self._known())  # of a resumed run, the files may have changed while it was down
         self.ledger.restart(self.generation + (self.pending is not None))
         if self.pending is not None and self.generation + 1 >= self.generations:
             trainer.should_stop = True  # a finished chain, resumed
@@ -187,9 +186,7 @@ class RecursiveTrainer(pl.Callback):
         """TURN, when a harvest is pending."""
         self._turn(trainer, pl_module)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Seed the step of a module that does not do so itself."""
         if not isinstance(pl_module, GenerativeModule):
             self.clock.batch = batch_idx
@@ -202,6 +199,11 @@ class RecursiveTrainer(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """HARVEST, when the generation is over; plain callbacks come before checkpoints, so those hold the result."""
         self._end_epoch(trainer, pl_module)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the module as an ordinary one: what trains it next must not be seeded by this chain."""
+        if isinstance(pl_module, GenerativeModule):
+            pl_module.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values only: a checkpoint loads without unpickling objects. The pools are on disk."""
@@ -278,7 +280,7 @@ class RecursiveTrainer(pl.Callback):
         """Make the pending pool the one in training: verify, renew everything a generation owns, and flip last."""
         if self.pending is None:
             return
-        manifests = [*self.manifests, self.pending]
+        manifests = self._known()
         self._verify(trainer, manifests)
         generation = self.compose(self.generation + 1)
         if isinstance(module, GenerativeModule):

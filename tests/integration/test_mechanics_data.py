@@ -148,9 +148,9 @@ def test_a_dropped_iterator_and_a_new_one_give_the_same_batches(workers):
 def test_a_finished_run_leaves_its_data_module_serving_its_last_generation(chain):
     run = chain(Probe(), Zeros())
     wanted = run.recursion.upcoming()
-    assert wanted.generation == 3, "what would come next, had there been a next"
+    assert wanted.generation == 2, "there is none after the last"
     batch = next(iter(run.data.train_dataloader()))
-    assert set(batch.x[:, 0].tolist()) == {3.0}
+    assert set(batch.x[:, 0].tolist()) == {2.0}
 
 
 # --- 5: the accumulated pool ------------------------------------------------------------------------------------------
@@ -380,7 +380,7 @@ STACKS = {
 
 @pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize("module", [Dropping, vae])
-def test_an_observer_thatdraw_from_everythings_random_numbers_changes_nothing(chain, module, stack):
+def test_an_observer_that_draws_random_numbers_changes_nothing(chain, module, stack):
     mitigations = [*STACKS[stack], *([SIGReg(0.1)] if module is vae and stack == "all" else [])]
     quiet = chain(module(), mitigations=mitigations)
     noisy = chain(module(), mitigations=mitigations, callbacks=[Noise()])
@@ -419,6 +419,18 @@ def test_the_global_generators_of_the_process_do_not_matter(chain):
         random.seed(seed)
         digests.append(chain(Dropping(), mitigations=[DataAccumulation(40)]).digests)
     assert digests[0] == digests[1]
+
+
+class Careless(Denoiser):
+    """Samples from every global generator beside its own."""
+
+    def sample(self, n, generator, y=None):
+        noise = np.random.rand() + random.random()  # noqa: NPY002
+        return super().sample(n, generator) + torch.randn(n, 2) + noise
+
+
+def test_a_sampler_that_uses_global_randomness_is_keyed_all_the_same(chain):
+    assert chain(Careless(), callbacks=[Noise()]).digests == chain(Careless()).digests
 
 
 def test_another_seed_is_another_chain(chain):

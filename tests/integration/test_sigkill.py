@@ -223,10 +223,7 @@ def test_in_interpreters_of_its_own(children, root):
         "ema",
         "stopping",
         "digits",
-        pytest.param(
-            "real",
-            marks=pytest.mark.xfail(reason="RecursiveTrainer.upcoming composes a generation after the last one"),
-        ),
+        "real",
     ],
 )
 def test_a_finished_run_is_left_as_it_is(children, config):
@@ -310,16 +307,13 @@ def test_a_pool_with_a_pickle_in_it_is_refused_and_not_executed(children, root, 
     assert re.search(r"\.npy (has other bytes|is not a plain)|allow_pickle=False", children.output)
 
 
-UNVERIFIED = pytest.mark.xfail(reason="RecursiveTrainer verifies pools at a turn, and not when it takes up a run")
-
-
 @pytest.mark.parametrize(
     ("point", "generation"),
     [
         ("step:3", 0),
         ("step:13", 1),
-        pytest.param("step:27", 2, marks=UNVERIFIED),  # within the last generation: no turn follows
-        pytest.param("step:28", 0, marks=UNVERIFIED),
+        ("step:27", 2),  # within the last generation: no turn follows
+        ("step:28", 0),
     ],
 )
 def test_a_pool_changed_while_nobody_ran_is_refused(children, root, point, generation):
