@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import statistics
 import tempfile
 import time
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,14 +24,19 @@ warnings.filterwarnings("ignore")
 
 
 class Stopwatch(pl.Callback):
-    """Seconds per step, from the end of the warm-up to the end of the last step."""
+    """Looks at the clock at the end of every step."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Look at the clock twice."""
-        if batch_idx == WARMUP - 1:
-            self.start = time.perf_counter()
-        elif batch_idx == STEPS - 1:
-            self.per_step = (time.perf_counter() - self.start) / (STEPS - WARMUP)
+        """Look at the clock."""
+        self.times.append(time.perf_counter())
+
+
+def per_step(times: list[float]) -> float:
+    """Return the median seconds between steps after the warm-up: a neighbor's burst of work does not count."""
+    return statistics.median(after - before for before, after in pairwise(times[WARMUP:]))
 
 
 def model() -> VAE:
@@ -68,7 +75,7 @@ def lightning(recursive: bool) -> float:
         if not recursive:
             data.source = Plain(Digits(batch_size=128))
         pl.Trainer(**options, **recursion.trainer_kwargs(), callbacks=callbacks).fit(model(), datamodule=data)
-    return watch.per_step
+    return per_step(watch.times)
 
 
 def bare() -> float:
@@ -76,14 +83,13 @@ def bare() -> float:
     module = model()
     optimizer = module.configure_optimizers()
     loader = GenerationLoader(Plain(Digits(batch_size=128)).training_set, 128)
-    start = 0.0
-    for index, batch in enumerate(loader):
+    times = []
+    for batch in loader:
         optimizer.zero_grad()
         module.loss(batch).mean().backward()
         optimizer.step()
-        if index == WARMUP - 1:
-            start = time.perf_counter()
-    return (time.perf_counter() - start) / (STEPS - WARMUP)
+        times.append(time.perf_counter())
+    return per_step(times)
 
 
 def main(repeats: int = 7) -> list[tuple[str, str, str]]:

@@ -110,19 +110,19 @@ class KeyedBatches(Sampler[Tensor]):
 
     def __iter__(self) -> Iterator[Tensor]:
         first, self.skip = self.skip, 0
-        orders: dict[int, np.ndarray] = {}
+        lap, order = -1, np.empty(0, np.int64)
         for batch in range(first, self.steps):
             start, stop = self._bounds(batch)
-            share = np.arange(
-                start + (stop - start) * self.rank // self.world, start + (stop - start) * (self.rank + 1) // self.world
-            )
-            laps, places = np.divmod(share, self.rows)
-            positions = np.empty_like(share)
-            for lap in np.unique(laps).tolist():
-                if lap not in orders:
-                    orders = {lap: self._order(lap)}
-                positions[laps == lap] = orders[lap][places[laps == lap]]
-            yield torch.from_numpy(positions)
+            size, parts = stop - start, []
+            place, stop = start + size * self.rank // self.world, start + size * (self.rank + 1) // self.world
+            while place < stop:  # once, but for a batch that runs over the end of a lap
+                if place // self.rows != lap:
+                    lap = place // self.rows
+                    order = self._order(lap)
+                end = min(stop, (lap + 1) * self.rows)
+                parts.append(order[place - lap * self.rows : end - lap * self.rows])
+                place = end
+            yield torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
     def _bounds(self, batch: int) -> tuple[int, int]:
         if self.laps:

@@ -15,7 +15,7 @@ from collapse.arguments import Remembers
 from collapse.data.files import MappedArray
 from collapse.data.loading import GenerationLoader, TrainingSet, TrainingSource
 from collapse.data.pool import DataPool
-from collapse.data.rows import Origin, Samples, provenance
+from collapse.data.rows import Batch, Origin, Samples, provenance
 
 __all__ = ["AdoptedData", "RecursiveDataModule"]
 
@@ -75,6 +75,14 @@ class RecursiveDataModule(Remembers, pl.LightningDataModule, abc.ABC):
         loader = self._served[1]
         loader.batches.epoch = wanted.epoch  # from restored state, before any worker prefetches
         return loader
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch; Lightning's own way walks through it as through any nested collection, at every step."""
+        if not isinstance(batch, Batch):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if batch.x.device == device:
+            return batch
+        return Batch._make(part if part is None else part.to(device, non_blocking=True) for part in batch)
 
     @staticmethod
     def from_datamodule(
