@@ -84,17 +84,20 @@ def reseed(value: int) -> None:
 @contextlib.contextmanager
 def keyed_rng(value: int) -> Iterator[None]:
     """Seed every global generator (torch, NumPy, Python) inside the block and put all of them back after it."""
-    devices = [torch.cuda.current_device()] if _CUDA else []
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 - the global one is the point
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(value)
-        np.random.seed(value & 0xFFFFFFFF)  # noqa: NPY002
-        random.seed(value)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            random.setstate(python_state)
+    torch_state = torch.default_generator.get_state()
+    device_states = torch.cuda.get_rng_state_all() if _CUDA else []
+    reseed(value)
+    np.random.seed(value & 0xFFFFFFFF)  # noqa: NPY002
+    random.seed(value)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(torch_state)
+        if device_states:
+            torch.cuda.set_rng_state_all(device_states)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
 
 
 @dataclass
