@@ -6,7 +6,7 @@ import inspect
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import pytorch_lightning as pl
@@ -63,8 +63,20 @@ def registry(kind: str) -> dict[str, type[Remembers]]:
         if inspect.isclass(value) and issubclass(value, base) and value is not base
     }
     for entry in entry_points(group=f"collapse.{kind}"):
-        classes.setdefault(entry.name, entry.load())
+        classes.setdefault(entry.name, _loaded(entry, base))
     return classes
+
+
+def _loaded(entry: EntryPoint, base: type[Remembers]) -> type[Remembers]:
+    """Return the class behind an entry point."""
+    where = f"the entry point {entry.name} = {entry.value} of the group {entry.group}"
+    try:
+        value = entry.load()
+    except Exception as error:  # somebody else's code: it may raise anything
+        raise ConfigError(f"{where} cannot be loaded ({error}); mend or uninstall its package") from error
+    if not (inspect.isclass(value) and issubclass(value, base)):
+        raise ConfigError(f"{where} is no {base.__name__}; mend or uninstall its package")
+    return value
 
 
 def build_data(config: ChainConfig) -> RecursiveDataModule:

@@ -162,11 +162,13 @@ def _override_layers(override: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _spaced(value: str) -> str:
-    """Put the space that YAML wants after a colon into ``[{Name:{argument:value}}]``, outside of quotes."""
+    """Put the space that YAML wants after a key's colon into ``[{Name:{argument:value}}]``, outside of quotes."""
     if not value.startswith(("[", "{")):
         return value
     parts = re.split(r"""("[^"]*"|'[^']*')""", value)
-    return "".join(part if index % 2 else re.sub(r":(?![\s/]|$)", ": ", part) for index, part in enumerate(parts))
+    return "".join(
+        part if index % 2 else re.sub(r"([\[{,]\s*[\w.]+):(?!\s)", r"\1: ", part) for index, part in enumerate(parts)
+    )
 
 
 def _merge(

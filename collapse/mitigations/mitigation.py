@@ -98,10 +98,19 @@ class Mitigation(Remembers, GenerationCallback):
         """Whether this class changes ``hook``."""
         return getattr(type(self), hook) is not getattr(Mitigation, hook)
 
+    def decides(self) -> frozenset[Claim]:
+        """Its claims, with those that come with a hook only one mitigation can have."""
+        hooks = {"initialize": Claim.INITIALIZATION, "finalize": Claim.FINAL_WEIGHTS}
+        return self.claims | {claim for hook, claim in hooks.items() if self.overrides(hook)}
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to train where nobody would ask for the terms."""
         if not self.engaged:
             raise ValueError(f"{self!r} needs a RecursiveTrainer in the same callbacks list to have any effect")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """The next Trainer must ask for the terms itself."""
+        self.engaged = False
 
     @property
     def state_key(self) -> str:

@@ -37,7 +37,7 @@ class MitigationStack(Sequence[Mitigation]):
         self._mitigations = tuple(mitigations)
         owners: dict[Claim, Mitigation] = {}
         for mitigation in self:
-            for claim in sorted(mitigation.claims, key=lambda claim: claim.name):
+            for claim in sorted(mitigation.decides(), key=lambda claim: claim.name):
                 if claim in owners:
                     raise ConflictError(
                         f"{owners[claim]!r} and {mitigation!r} both decide {claim.value}; keep one of them"
@@ -94,6 +94,8 @@ class MitigationStack(Sequence[Mitigation]):
             before = Replace().compose_training_set(mixture, generation) if retains else mixture
             mixture = mitigation.compose_training_set(mixture, generation)
             self._note(mitigation, not _equal(mixture, before))
+        if Claim.INITIALIZATION in self.owners:  # which does not act again where a generation is resumed
+            self._note(self.owners[Claim.INITIALIZATION], True)
         return mixture
 
     def objective(self, outputs: Mapping[str, Tensor], batch: Batch, module: GenerativeModule) -> Tensor:

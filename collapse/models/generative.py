@@ -121,6 +121,11 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
             self.clock.batch = batch_idx
             reseed(self.clock.key(Stream.STEP, self.global_rank))
 
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Seed a validation step likewise: what it logs may decide when a generation ends."""
+        if self.clock is not None:
+            reseed(self.clock.key(Stream.VALIDATE, dataloader_idx, batch_idx, self.global_rank))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the running sums, so that an epoch resumed in its middle logs the mean of all of it."""
         checkpoint["epoch_sums"], checkpoint["epoch_steps"] = self.epoch_sums, self.epoch_steps

@@ -104,11 +104,16 @@ def check_module(module: pl.LightningModule, stack: MitigationStack) -> None:
 
     Raises:
         TypeError: If it has no ``sample``, or is no GenerativeModule where a mitigation shapes the loss.
-        ValueError: If it cannot be made again or lacks an output.
+        ValueError: If it cannot be made again, or only in part, or lacks an output.
     """
     name = type(module).__name__
     if not callable(getattr(module, "sample", None)):
         raise TypeError(f"{name} has no sample(n, generator) method to draw the next generation with; add one")
+    if type(module).configure_model is not pl.LightningModule.configure_model:
+        raise ValueError(
+            f"{name} builds its network in configure_model, when generation 0's weights are drawn already; build it in "
+            "__init__"
+        )
     if isinstance(module, GenerativeModule):
         stack.check(module)
     elif stack.shapes_objective:

@@ -35,8 +35,32 @@ def twin_of(module: pl.LightningModule) -> pl.LightningModule:
     """Make a module again from its constructor's arguments: the code path that made generation 0.
 
     Raises:
-        ValueError: If the arguments are not known, or hold a network, which a twin would share instead of renew.
+        ValueError: If the arguments are not known, hold a network, which a twin would share instead of renew, or do not
+            give the same network again.
     """
+    name, twin = type(module).__name__, _made_again(module)
+    mine, its = _shapes(module), _shapes(twin)
+    different = [tensor for tensor in {**mine, **its} if mine.get(tensor) != its.get(tensor)]
+    if different:
+        raise ValueError(
+            f"{name} made again from its arguments has another {different[0]!r}; build all of its network in "
+            f"{name}.__init__, from the arguments alone"
+        )
+    own = {id(parameter) for parameter in module.parameters()}
+    shared = [parameter for parameter, value in twin.named_parameters() if id(value) in own]
+    if shared:
+        raise ValueError(
+            f"{name} takes the network of {shared[0]!r} as an argument, so a new generation would train the old "
+            f"network on; build it inside {name}.__init__"
+        )
+    return twin
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
+
+
+def _made_again(module: pl.LightningModule) -> pl.LightningModule:
     name = type(module).__name__
     if isinstance(module, Remembers):
         held = [argument for argument, value in module.arguments.items() if isinstance(value, nn.Module)]

@@ -167,7 +167,7 @@ class RecursiveTrainer(pl.Callback):
         self._scale = precision_state(trainer)
         define_axes(trainer)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Begin generation 0, or take up where a checkpoint left off."""
         check_loader(trainer)
         self._verify(trainer, self._known())  # of a resumed run, the files may have changed while it was down
@@ -180,6 +180,7 @@ class RecursiveTrainer(pl.Callback):
             self._end_epoch(trainer, pl_module)
             self._turn(trainer, pl_module)
         elif trainer.global_step == 0:
+            self.stack.initialize(pl_module, self.compose(0))
             tell(trainer, pl_module, "on_generation_start", self.compose(0))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -223,8 +224,6 @@ class RecursiveTrainer(pl.Callback):
         self.manifests = [Manifest.from_dict(manifest) for manifest in state_dict["manifests"]]
         self.pending = None if state_dict["pending"] is None else Manifest.from_dict(state_dict["pending"])
         self._composed = None
-
-    # --- the two phases of a generation change ------------------------------------------------------------------------
 
     def _end_epoch(self, trainer: pl.Trainer, module: Any) -> None:
         self._epochs_ended += 1

@@ -20,6 +20,7 @@ from collapse.data.loading import KeyedBatches
 from collapse.data.store import GenerationStore
 from collapse.mitigations import EMA, AnchorReplay, DataAccumulation, RealOnly, SIGReg, SlidingWindow
 from collapse.recursion.harvest import write_samples
+from collapse.recursion.sampling import draw_chunk
 from collapse.seeding import keyed_rng
 
 # From Python 3.12 on, forking loader workers from a process with threads is deprecated; that is torch's decision.
@@ -431,6 +432,22 @@ class Careless(Denoiser):
 
 def test_a_sampler_that_uses_global_randomness_is_keyed_all_the_same(chain):
     assert chain(Careless(), callbacks=[Noise()]).digests == chain(Careless()).digests
+
+
+def states():
+    """The states of all global generators."""
+    _, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return [torch.get_rng_state().tolist(), keys.tolist(), rest, random.getstate()]
+
+
+def test_sampling_and_loading_take_nothing_from_the_global_generators():
+    draw_from_everything()
+    module = Careless()
+    before = states()
+    draw_chunk(module.sample, 10, (1, 2, 3), torch.device("cpu"))
+    for _ in ring().train_dataloader():
+        pass
+    assert states() == before
 
 
 def test_another_seed_is_another_chain(chain):

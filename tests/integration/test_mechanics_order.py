@@ -198,6 +198,35 @@ class Borrowed(GenerativeModule):
         return torch.zeros(n, 2)
 
 
+class Held(Voiceless):
+    """Keeps a network among its hyperparameters, as many modules do: made again, it would hold the same network."""
+
+    def __init__(self, net) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = net
+
+    def sample(self, n, generator):
+        return self.net(torch.randn(n, 2, generator=generator))
+
+
+class Late(Untouched):
+    def configure_model(self):
+        self.late = torch.nn.Linear(2, 2)
+
+
+def extended():
+    module = Untouched()
+    module.head = torch.nn.Linear(2, 2)
+    return module
+
+
+def replaced():
+    module = Untouched()
+    module.net[0] = torch.nn.Linear(2, 5)
+    return module
+
+
 FLAGS = {
     "max_steps": ({"max_steps": 5}, [], "max_steps=5 "),
     "max_time": ({"max_time": "00:01:00:00"}, [], "max_time "),
@@ -251,14 +280,19 @@ def test_a_bare_dataloader_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("module", "error", "message"),
     [
-        (Voiceless(), TypeError, r"Voiceless has no sample\(n, generator\)"),
-        (Mute(2), ValueError, r"Mute cannot be made again .*width.*save_hyperparameters"),
-        (Borrowed(torch.nn.Linear(2, 2)), ValueError, "Borrowed takes the network 'net' as an argument"),
+        (Voiceless, TypeError, r"Voiceless has no sample\(n, generator\)"),
+        (lambda: Mute(2), ValueError, r"Mute cannot be made again .*width.*save_hyperparameters"),
+        (lambda: Borrowed(torch.nn.Linear(2, 2)), ValueError, "Borrowed takes the network 'net' as an argument"),
+        (lambda: Held(torch.nn.Linear(2, 2)), ValueError, "Held takes the network of 'net.weight' as an argument"),
+        (extended, ValueError, "Untouched made again .* has another 'head.weight'"),
+        (replaced, ValueError, "Untouched made again .* has another 'net.0.weight'"),
+        (Late, ValueError, "Late builds its network in configure_model"),
     ],
-    ids=["no sample", "no twin", "shared network"],
+    ids=["no sample", "no twin", "shared network", "shared parameter", "extended", "replaced", "late"],
 )
+@pytest.mark.filterwarnings("ignore:Attribute 'net' is an instance of `nn.Module`")
 def test_a_module_that_cannot_take_part_is_refused(tmp_path, module, error, message):
-    refused(tmp_path, error, message, module)
+    refused(tmp_path, error, message, module())
 
 
 def test_a_penalty_on_a_module_with_its_own_loss_is_refused(tmp_path):
@@ -344,6 +378,35 @@ def test_the_weights_a_module_is_handed_over_with_do_not_matter(chain):
         other = vae()
     assert not same(one.state_dict(), other.state_dict())
     assert chain(one).digests == chain(other).digests
+
+
+def test_a_compiled_module_is_the_same_chain(chain):
+    run = chain(torch.compile(Denoiser(), backend="aot_eager"))
+    for compiled, eager in zip(run.digests, chain(Denoiser()).digests, strict=True):
+        assert compiled == eager
+
+
+def test_tied_and_frozen_weights_stay_so(chain):
+    class Tied(Denoiser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.still = (torch.nn.Linear(2, 2) for _ in range(3))
+            self.two.weight = self.one.weight
+            self.still.requires_grad_(False)
+
+        def loss(self, batch):
+            return super().loss(batch._replace(x=self.still(self.two(self.one(batch.x)))))
+
+    watch = Watch()
+    run = chain(Tied(), callbacks=[watch])
+    assert run.module.one.weight is run.module.two.weight
+    for generation in range(3):
+        initial, trained = watch.initial[generation], watch.trained[generation]
+        assert torch.equal(trained["one.weight"], trained["two.weight"])
+        assert not torch.equal(trained["one.weight"], initial["one.weight"])
+        assert torch.equal(trained["still.weight"], initial["still.weight"])
+        with keyed_rng(key(0, Stream.INIT, generation)):
+            assert same(initial, Tied().state_dict())
 
 
 def test_run_chain_is_the_same_chain(chain):

@@ -86,10 +86,15 @@ def test_a_uniform_draw_of_everything_is_every_row_once():
         assert sorted(rows.tolist()) == list(range(size))
 
 
-def test_a_uniform_draw_of_some_is_a_simple_random_sample():
+@pytest.mark.parametrize("replicates", [False, True])
+def test_a_uniform_draw_of_some_is_a_simple_random_sample(replicates):
     """Rows are in with the same chance, and so are *pairs*: along a fixed order they would not be."""
-    total, size, draws = 8, 3, 20_000
-    rows = mixture(torch.ones(total), size).draw(generator(1), replicates=draws)
+    total, size, draws = 8, 3, 20_000 if replicates else 4000
+    drawn = mixture(torch.ones(total), size)
+    if replicates:
+        rows = drawn.draw(generator(1), replicates=draws)
+    else:
+        rows = torch.stack([drawn.draw(generator(1, turn)) for turn in range(draws)], 1)
     assert all(len(set(column)) == size for column in rows.T[:500].tolist())
     inside = torch.zeros(draws, total, dtype=torch.bool).scatter_(1, rows.T, True)
     single = size / total

@@ -158,10 +158,13 @@ DATA_STACKS = {
 @pytest.mark.parametrize("name", DATA_STACKS)
 def test_the_training_set_is_the_same_in_every_order(name):
     generation = at_generation(3)
-    composed = [compose(generation, MitigationStack(order)) for order in itertools.permutations(DATA_STACKS[name])]
+    orders = list(itertools.permutations(DATA_STACKS[name]))
+    composed = [compose(generation, MitigationStack(order)) for order in orders]
     assert len(composed) == math.factorial(5)
     first = composed[0]
     assert all(torch.equal(other.rows, first.rows) and other.facts == first.facts for other in composed[1:])
+    measures = [MitigationStack(order).compose(gold_of(generation), generation) for order in orders]
+    assert all(torch.equal(measure.weights, measures[0].weights) for measure in measures)
     everything = compose(generation, MitigationStack([DataAccumulation()]))
     assert not torch.equal(first.rows, everything.rows)
 
@@ -226,11 +229,27 @@ def test_curation_is_what_the_next_generation_trains_on():
 def test_the_owner_of_the_initial_weights_sets_them():
     chain = chain_of(Restart(0.01))
     plain = chain_of()
-    assert chain.records[0].digests["weights"] == plain.records[0].digests["weights"], "generation 0 has its own start"
+    assert chain.records[0].digests["weights"] != plain.records[0].digests["weights"], "generation 0's, too"
     # Every weight starts equal, so the hidden units stay copies of one another.
     hidden = chain.state(1)["encoder.1.0.weight"]
     assert torch.equal(hidden, hidden[:1].expand_as(hidden))
     assert not torch.equal(plain.state(1)["encoder.1.0.weight"], hidden)
+
+
+class Crash(pl.Callback):
+    """Stops the run in the middle of generation 1."""
+
+    def on_train_batch_end(self, trainer, pl_module, *unused):
+        if pl_module.clock.generation == 1 and pl_module.clock.epoch == 1:
+            raise InterruptedError
+
+
+def test_a_generation_resumed_after_its_initialization_is_the_same(tmp_path):
+    """And nobody warns of an initialization that happened before the crash: warnings are errors here."""
+    whole = chain_of(Restart(0.1), epochs_per_generation=2)
+    with pytest.raises(InterruptedError):
+        chain_of(Restart(0.1), epochs_per_generation=2, store=tmp_path, callbacks=[Crash()])
+    assert digests(chain_of(Restart(0.1), epochs_per_generation=2, store=tmp_path)) == digests(whole)
 
 
 def test_without_a_retention_generations_replace_each_other():
