@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -112,9 +113,9 @@ class Mitigation(Remembers, GenerationCallback):
         """The next Trainer must ask for the terms itself."""
         self.engaged = False
 
-    @property
+    @functools.cached_property
     def state_key(self) -> str:
-        """Distinct for distinct arguments: Lightning keeps one state per key."""
+        """Distinct for distinct arguments: Lightning keeps one state per key, and asks for it six times a step."""
         return self.describe()
 
     def __repr__(self) -> str:

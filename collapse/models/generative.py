@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -148,3 +149,7 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+
+# Lightning inspects the signature of training_step before every call of it; given here, it has not to be made.
+GenerativeModule.training_step.__signature__ = inspect.signature(GenerativeModule.training_step)  # type: ignore[attr-defined]

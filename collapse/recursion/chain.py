@@ -19,6 +19,7 @@ from collapse.data.store import GenerationStore
 from collapse.mitigations.mitigation import Mitigation
 from collapse.recursion.checkpointing import AtomicCheckpointIO, EpochCheckpoint, load_weights, newest_checkpoint
 from collapse.recursion.ledger import read_measurements
+from collapse.recursion.lightning import NoProfiler
 from collapse.recursion.trainer import RecursiveTrainer
 
 __all__ = ["Chain", "Record", "run_chain"]
@@ -178,6 +179,7 @@ def run_chain(
         "enable_model_summary": False,
         "enable_checkpointing": folder is None,
         "default_root_dir": root,
+        "profiler": NoProfiler(),
         **({"devices": 1} if folder else {}),  # other processes would not find a temporary folder
         **recursion.trainer_kwargs(),
         **trainer_options,

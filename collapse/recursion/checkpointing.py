@@ -66,6 +66,11 @@ class EpochCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    @property
+    def state_key(self) -> str:
+        """A constant: Lightning asks for it six times a step, and its own describes every setting."""
+        return "EpochCheckpoint"
+
 
 class StepCheckpoint(ModelCheckpoint):
     """Keep the newest checkpoint of every n-th step within an epoch, for epochs that take long.
