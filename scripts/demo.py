@@ -39,7 +39,15 @@ def chain(arm: str, seed: int, out: Path) -> tuple[str, int, list[dict[str, floa
     return arm, seed, [record.metrics for record in run(config).records]
 
 
-def table(results: dict[str, list[list[dict[str, float]]]], metric: str) -> str:
+def floors(out: Path) -> dict[str, float]:
+    """Return every metric between two sets of real digits: a matter of the data, the same in every chain."""
+    from collapse.recursion import read_measurements
+
+    rows = read_measurements(out / "replace-0" / "metrics.jsonl")
+    return {row.name: row.floor for row in rows if row.floor is not None}
+
+
+def table(results: dict[str, list[list[dict[str, float]]]], metric: str, floor: float) -> str:
     """Return a Markdown table, arm by generation: the mean over seeds, with a 95 % interval when there are several."""
     generations = range(len(next(iter(results.values()))[0]))
     lines = [f"| {METRICS[metric]} | " + " | ".join(f"{g}" for g in generations) + " |"]
@@ -47,7 +55,7 @@ def table(results: dict[str, list[list[dict[str, float]]]], metric: str) -> str:
     for arm, chains in results.items():
         cells = [cell([records[g][metric] for records in chains]) for g in generations]
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"Real against real: {cell([floor])}."])
 
 
 def cell(values: list[float]) -> str:
@@ -85,6 +93,7 @@ def figure(results: dict[str, list[list[dict[str, float]]]], out: Path, seed: in
         for arm, chains in results.items():
             values = [statistics.fmean(records[g][metric] for records in chains) for g in range(len(chains[0]))]
             axis.plot(values, marker="o", markersize=3, label=arm)
+        axis.axhline(floors(out)[metric], color="gray", linestyle=":", label="real against real")
         axis.set_ylabel(METRICS[metric])
         axis.grid(alpha=0.3)
         axis.legend(fontsize=9)
@@ -110,7 +119,7 @@ def main() -> None:
             results[arm].append(records)
             print(f"{arm}, seed {seed}: {len(records)} generations", flush=True)
     for metric in METRICS:
-        print(f"\n{table(results, metric)}")
+        print(f"\n{table(results, metric, floors(options.out)[metric])}")
     print(f"\n{figure(results, options.out, 0)}")
 
 
