@@ -140,7 +140,8 @@ def _fail(sentence: str, code: int) -> None:
 
 def quiet() -> None:
     """Keep Lightning's advice out of a chain's output: what concerns a user is said by us."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
         ".*exists and is not empty.*",

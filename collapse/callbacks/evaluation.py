@@ -71,7 +71,8 @@ class GenerationEvaluation(GenerationCallback):
 
     Rows of the trained model are drawn for the occasion, from a stream of their own: no metric sees a row that a later
     generation trains on. What was deposited for that generation, after curation, is measured beside it, as
-    ``deposit/...``. All sets have the same size, as the metrics are biased by size.
+    ``deposit/...``. Sets have the same size, as the metrics are biased by size; a deposit smaller than the reference is
+    measured as it is, and without a floor.
 
     Labelled data are measured in the features of a small classifier trained once on gold and kept in the user's cache;
     others in their own space. Data with replicates are passed over: every replicate is an experiment of its own.
@@ -123,11 +124,12 @@ class GenerationEvaluation(GenerationCallback):
         return profile(self._reference, rows, self.extractor, classes=self._classes, neighbors=self.neighbors)
 
     def _record(self, generation: Generation, prefix: str, rows: Tensor) -> None:
-        if self.extractor is None or len(rows) < 2:
+        if self.extractor is None or self._reference is None or len(rows) < 2:
             return
         for name, value in self._profile(rows).items():
             space = None if name == "variance_ratio" else self.extractor.id
-            generation.record(prefix + name, value, n=len(rows), extractor=space, floor=self._floor.get(name))
+            floor = self._floor.get(name) if len(rows) == len(self._reference) else None  # of sets of these sizes
+            generation.record(prefix + name, value, n=len(rows), extractor=space, floor=floor)
 
 
 def default_extractor(gold: Samples, classes: int | None) -> FeatureExtractor:

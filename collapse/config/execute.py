@@ -75,28 +75,29 @@ def run(loaded: LoadedConfig) -> Chain:
         _write_folder(loaded)
     logger = wandb_logger(loaded)
     try:
-        with _usage():  # what only shows once gold is composed: too few rows for fresh anchors, say
-            return run_chain(
-                model,
-                data,
-                generations=config.generations,
-                samples_per_generation=samples,
-                mitigations=mitigations,
-                epochs_per_generation=config.epochs_per_generation,
-                steps_per_generation=config.steps_per_generation,
-                seed=config.seed,
-                store=out,
-                initialization=config.initialization,
-                chunk_size=config.chunk_size,
-                evaluate=config.evaluation.enabled,
-                callbacks=callbacks,
-                logger=logger or False,
-                **options,
-            )
-    except ConfigError:
-        if fresh and _first_process() and len(GenerationStore(out)) <= 1:
+        return run_chain(
+            model,
+            data,
+            generations=config.generations,
+            samples_per_generation=samples,
+            mitigations=mitigations,
+            epochs_per_generation=config.epochs_per_generation,
+            steps_per_generation=config.steps_per_generation,
+            seed=config.seed,
+            store=out,
+            initialization=config.initialization,
+            chunk_size=config.chunk_size,
+            evaluate=config.evaluation.enabled,
+            callbacks=callbacks,
+            logger=logger or False,
+            **options,
+        )
+    except USAGE_ERRORS as error:
+        if len(GenerationStore(out)) > 1:
+            raise  # a fault of the run: a generation has been trained
+        if fresh and _first_process():  # what only shows once gold is composed: too few rows for fresh anchors, say
             shutil.rmtree(out, ignore_errors=True)
-        raise
+        raise ConfigError(str(error)) from error
     finally:
         finish_wandb(logger)
 

@@ -23,7 +23,7 @@ def resolved_mode(mode: str) -> str:
     """Return ``online``, ``offline`` or ``disabled``: with ``auto``, online only where W&B has been configured."""
     if mode not in MODES:
         raise ConfigError(f"wandb.mode={mode!r} is no mode{did_you_mean(mode, MODES)}")
-    asked = os.environ.get("WANDB_MODE", mode if mode != "auto" else "")
+    asked = os.environ.get("WANDB_MODE", "") if mode == "auto" else mode
     if asked in ("online", "offline", "disabled"):
         return asked
     return "online" if _has_key() else "offline"
@@ -38,12 +38,9 @@ def wandb_logger(loaded: LoadedConfig) -> WandbLogger | None:
     folder = out / "wandb"
     for variable, name in FOLDERS.items():
         os.environ.setdefault(variable, str(folder / name if name else out))
-    # Before the SDK reads its settings, which it does once per process.
-    os.environ["WANDB_MODE"] = mode
-    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    wandb.setup()
+    wandb.setup(wandb.Settings(mode=mode, silent=True))  # type: ignore[arg-type]
     seed, tree = loaded.config.seed, loaded.tree
     kinds = [str(tree[key].get("name")) for key in ("model", "data")]
     kinds += [entry if isinstance(entry, str) else str(next(iter(entry))) for entry in tree["mitigations"]]

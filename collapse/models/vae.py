@@ -192,9 +192,10 @@ class VAE(GenerativeModule):
         Returns:
             "loss" (B,), "reconstruction" (B,) = -log p(x | z) and "kl" (B,) in nats; "latent" (B, latent_dim).
         """
-        mu, log_variance = self.encode(batch.x)
+        x = batch.x.to(self.dtype)  # nothing to do but for float64 data
+        mu, log_variance = self.encode(x)
         z = torch.addcmul(mu, torch.exp(0.5 * log_variance), torch.randn_like(mu))  # equation 1
-        reconstruction, kl = self._reconstruction(z, batch.x), divergence(mu, log_variance)
+        reconstruction, kl = self._reconstruction(z, x), divergence(mu, log_variance)
         loss = torch.add(reconstruction, kl, alpha=self.beta)  # equation 3
         return {"loss": loss, "latent": z, "reconstruction": reconstruction, "kl": kl}
 

@@ -71,6 +71,16 @@ class EpochCheckpoint(ModelCheckpoint):
         """A constant: Lightning asks for it six times a step, and its own describes every setting."""
         return "EpochCheckpoint"
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, then remove what that supersedes: Lightning never removes the file a run was resumed from."""
+        super().on_train_epoch_end(trainer, pl_module)
+        newest = Path(self.best_model_path)
+        if trainer.is_global_zero and newest.exists():
+            for pattern in ("epoch-*.ckpt", "step-*.ckpt"):
+                for path in newest.parent.glob(pattern):
+                    if path != newest:
+                        path.unlink(missing_ok=True)
+
 
 class StepCheckpoint(ModelCheckpoint):
     """Keep the newest checkpoint of every n-th step within an epoch, for epochs that take long.

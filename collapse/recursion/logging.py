@@ -40,4 +40,5 @@ def log_generation(trainer: pl.Trainer, generation: int, values: Mapping[str, fl
     content = {f"gen/{name}": value for name, value in values.items()}
     content.update(generation=generation, lifetime_step=trainer.global_step)
     for logger in trainer.loggers:
-        logger.log_metrics(content, step=trainer.global_step)
+        # The step Lightning logs the end of an epoch at: that of its last batch. One more, and the axis runs backwards.
+        logger.log_metrics(content, step=max(0, trainer.global_step - 1))

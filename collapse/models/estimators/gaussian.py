@@ -73,9 +73,17 @@ class Gaussian(Estimator):
     def update(self, x: Tensor) -> None:
         """Merge the moments of ``x`` (B, R, d) or (B, d) into the running ones.
 
+        Raises:
+            ValueError: If the rows have another size.
+
         References:
             Chan, Golub, LeVeque, "Algorithms for computing the sample variance", 1983, equations 2.1.
         """
+        if x[:1].numel() != self.mean.numel():
+            raise ValueError(
+                f"Gaussian(dim={self.dim}, replicates={self.replicates}) cannot take up rows of shape "
+                f"{tuple(x.shape[1:])}; give it the data's dim and replicates"
+            )
         rows = x.to(torch.float64).reshape(len(x), *self.mean.shape)
         total = self.count + len(rows)
         mean = rows.mean(0)

@@ -94,3 +94,8 @@ def test_too_few_rows_are_refused():
 def test_misuse_is_refused(arguments):
     with pytest.raises(ValueError, match=f"{next(iter(arguments))}={next(iter(arguments.values()))}"):
         Gaussian(**arguments)
+
+
+def test_rows_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"Gaussian\(dim=1, replicates=None\) cannot take up rows of shape \(3, 2\)"):
+        Gaussian().update(rows(5))
