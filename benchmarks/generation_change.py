@@ -13,7 +13,7 @@ from torch import Tensor
 
 from collapse import VAE, Digits, RecursiveTrainer
 
-GENERATIONS = 30
+GENERATIONS = 11
 
 
 class InstantVAE(VAE):

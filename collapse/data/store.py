@@ -132,10 +132,10 @@ class GenerationStore:
         """
         files = []
         for index in range(chunks):
+            count = len(MappedArray(self.folder(generation) / _name(index)))
             for name in (_name(index), _records_name(index)):
-                path = self.folder(generation) / name
-                files.append((name, len(MappedArray(path)), self._digest(path)))
-        rows = sum(count for name, count, _ in files if not name.endswith(".rows.npy"))
+                files.append((name, count, self._digest(self.folder(generation) / name)))
+        rows = sum(count for _, count, _ in files[::2])
         manifest = Manifest(generation, rows, files, parent, json.loads(json.dumps(facts))).sealed()
         path = self.folder(generation) / "manifest.json"
         if path.exists():
