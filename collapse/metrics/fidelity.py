@@ -129,7 +129,9 @@ def gaussian_kl(mean_p: Tensor, cov_p: Tensor, mean_q: Tensor, cov_q: Tensor) ->
     Raises:
         ValueError: If a covariance is not positive definite; the divergence is then infinite or undefined.
     """
-    p, q = (torch.distributions.MultivariateNormal(m, s) for m, s in ((mean_p, cov_p), (mean_q, cov_q)))
+    p, q = (
+        torch.distributions.MultivariateNormal(m, s, validate_args=True) for m, s in ((mean_p, cov_p), (mean_q, cov_q))
+    )
     return torch.distributions.kl_divergence(p, q)
 
 

@@ -115,10 +115,11 @@ def check_resume(children, config, root, *points, of=None):
     for point in points:
         children.kill(config, root, point)
     newest = newest_checkpoint(root)
+    begun = torch.load(newest, weights_only=True)["global_step"] if newest else 0
     trained = children.finish(config, root)
     ended = torch.load(newest_checkpoint(reference), weights_only=True)["global_step"]
-    begun = torch.load(newest, weights_only=True)["global_step"] if newest and newest.exists() else 0
     assert trained * ended == total * (ended - begun)
+    assert len(list((root / "checkpoints").glob("*.ckpt"))) == 1, "the file resumed from is superseded, too"
     check_equal(root, reference)
 
 
@@ -281,7 +282,7 @@ def test_a_checkpoint_with_a_pickle_in_it_is_passed_over_and_not_executed(childr
         evil.write_bytes(pickle.dumps(content))
     assert newest_checkpoint(root).name == "epoch-000001.ckpt"
     assert children.finish("plain", root) == 20
-    evil.unlink()
+    assert not evil.exists(), "superseded by the next checkpoint"
     check_equal(root, children.reference("plain")[0])
 
 
