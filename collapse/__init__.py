@@ -20,6 +20,7 @@ _HOMES = {
         "EpochCheckpoint",
         "StepCheckpoint",
         "AtomicCheckpointIO",
+        "newest_checkpoint",
     ),
     "collapse.callbacks": ("GenerationEvaluation", "SampleGallery", "ChainProgress"),
     "collapse.mitigations": (

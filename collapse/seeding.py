@@ -37,6 +37,7 @@ class Stream(enum.IntEnum):
     EVALUATE = 10
     DATA = 11
     LOADER = 12
+    PREDICT = 13
 
 
 def key(*parts: int) -> int:

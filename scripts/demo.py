@@ -47,15 +47,40 @@ def floors(out: Path) -> dict[str, float]:
     return {row.name: row.floor for row in rows if row.floor is not None}
 
 
-def table(results: dict[str, list[list[dict[str, float]]]], metric: str, floor: float) -> str:
-    """Return a Markdown table, arm by generation: the mean over seeds, with a 95 % interval when there are several."""
-    generations = range(len(next(iter(results.values()))[0]))
-    lines = [f"| {METRICS[metric]} | " + " | ".join(f"{g}" for g in generations) + " |"]
-    lines.append("|---|" + "---:|" * len(generations))
+Results = dict[str, list[list[dict[str, float]]]]
+
+
+def by_chain(results: Results, floor: dict[str, float]) -> list[str]:
+    """Return one table of generation x metric per chain."""
+    tables = []
     for arm, chains in results.items():
-        cells = [cell([records[g][metric] for records in chains]) for g in generations]
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"Real against real: {cell([floor])}."])
+        rows = [
+            [str(g), *(cell([records[g][metric] for records in chains]) for metric in METRICS)]
+            for g in range(len(chains[0]))
+        ]
+        rows.append(["real", *(cell([floor[metric]]) for metric in METRICS)])
+        tables.append(markdown([arm, *METRICS.values()], rows))
+    return tables
+
+
+def by_metric(results: Results, floor: dict[str, float]) -> list[str]:
+    """Return one table of chain x generation per metric."""
+    tables = []
+    generations = range(len(next(iter(results.values()))[0]))
+    for metric, title in METRICS.items():
+        rows = [
+            [arm, *(cell([records[g][metric] for records in chains]) for g in generations)]
+            for arm, chains in results.items()
+        ]
+        table = markdown([title, *(str(g) for g in generations)], rows)
+        tables.append(f"{table}\n\nReal against real: {cell([floor[metric]])}.")
+    return tables
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table, numbers to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def cell(values: list[float]) -> str:
@@ -68,8 +93,8 @@ def cell(values: list[float]) -> str:
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
-def figure(results: dict[str, list[list[dict[str, float]]]], out: Path, seed: int) -> Path:
-    """Draw sample grids by generation beside the curves."""
+def figure(results: Results, out: Path, path: Path) -> Path:
+    """Draw the first seed's sample grids beside the curves, means over seeds; returns ``path``."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -80,7 +105,7 @@ def figure(results: dict[str, list[list[dict[str, float]]]], out: Path, seed: in
     parts = fig.subfigures(1, 2, width_ratios=(len(GRIDS), 3), squeeze=False)[0]
     grids = parts[0].subplots(len(ARMS), len(GRIDS))
     for row, arm in enumerate(ARMS):
-        folder = out / f"{arm.split()[0].lower()}-{seed}" / "figures"
+        folder = out / f"{arm.split()[0].lower()}-0" / "figures"
         for column, generation in enumerate(GRIDS):
             axis = grids[row][column]
             axis.imshow(plt.imread(folder / f"samples_gen_{generation:03d}.png"))
@@ -98,7 +123,6 @@ def figure(results: dict[str, list[list[dict[str, float]]]], out: Path, seed: in
         axis.grid(alpha=0.3)
         axis.legend(fontsize=9)
     axis.set_xlabel("generation")
-    path = out / "collapse.png"
     fig.savefig(path, dpi=110)
     plt.close(fig)
     return path
@@ -109,18 +133,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1, help="chains per arm")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the runs")
+    parser.add_argument("--by", choices=("chain", "metric"), default="chain", help="one table per chain or per metric")
+    parser.add_argument("--figure", type=Path, help="where to draw the figure; collapse.png beside the runs if unset")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="chains at a time")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     cells = [(arm, seed, options.out) for seed in range(options.seeds) for arm in ARMS]
-    results: dict[str, list[list[dict[str, float]]]] = {arm: [] for arm in ARMS}
+    results: Results = {arm: [] for arm in ARMS}
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         for arm, seed, records in pool.map(chain, *zip(*cells, strict=True)):
             results[arm].append(records)
             print(f"{arm}, seed {seed}: {len(records)} generations", flush=True)
-    for metric in METRICS:
-        print(f"\n{table(results, metric, floors(options.out)[metric])}")
-    print(f"\n{figure(results, options.out, 0)}")
+    tables = {"chain": by_chain, "metric": by_metric}[options.by](results, floors(options.out))
+    print("", *tables, sep="\n\n")
+    print(f"\n{figure(results, options.out, options.figure or options.out / 'collapse.png')}")
 
 
 if __name__ == "__main__":

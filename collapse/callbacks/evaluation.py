@@ -86,10 +86,15 @@ class GenerationEvaluation(GenerationCallback):
     def __init__(self, extractor: FeatureExtractor | None = None, neighbors: int = 5, max_rows: int = 2000) -> None:
         if neighbors < 1 or max_rows < 2:
             raise ValueError(f"neighbors must be at least 1 and max_rows at least 2, got {neighbors} and {max_rows}")
-        self.extractor, self.neighbors, self.max_rows = extractor, neighbors, max_rows
+        self.given, self.neighbors, self.max_rows = extractor, neighbors, max_rows
+        self.extractor = extractor
         self._reference: Tensor | None = None
         self._floor: dict[str, float] = {}
         self._classes: int | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget the data of another chain."""
+        self.extractor, self._reference, self._floor = self.given, None, {}
 
     def on_generation_end(self, trainer: pl.Trainer, module: Any, generation: Generation) -> None:
         """Measure on the first process; the others wait at the end of the generation."""

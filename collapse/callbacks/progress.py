@@ -30,6 +30,16 @@ class ChainProgress(GenerationCallback):
         self.metrics = tuple(metrics)
         self.console = console or Console(stderr=True)
         self._progress: Progress | None = None
+        self._trainer: pl.Trainer | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the chain has taken a step, in this process or before a resume."""
+        return self._trainer is not None and self._trainer.global_step > 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Remember whose progress it is."""
+        self._trainer = trainer
 
     def on_generation_start(self, trainer: pl.Trainer, module: Any, generation: Generation) -> None:
         """Draw the line, if somebody is watching."""

@@ -67,10 +67,11 @@ def run(loaded: LoadedConfig) -> Chain:
             **{**options, "logger": False, "enable_checkpointing": False}
         )  # Lightning's own checks of its arguments
         _check_folder(loaded)
-        callbacks = _callbacks(loaded)
+        progress = ChainProgress()
+        callbacks = [*_callbacks(loaded), progress]
     if finished(out, config.generations):
         return Chain.load(out)
-    fresh = not (out / "config.yaml").exists()
+    existed, fresh = out.exists(), not (out / "config.yaml").exists()
     if _first_process():
         _write_folder(loaded)
     logger = wandb_logger(loaded)
@@ -93,13 +94,24 @@ def run(loaded: LoadedConfig) -> Chain:
             **options,
         )
     except USAGE_ERRORS as error:
-        if len(GenerationStore(out)) > 1:
-            raise  # a fault of the run: a generation has been trained
+        if progress.begun:
+            raise  # a fault of the run: something has been trained
         if fresh and _first_process():  # what only shows once gold is composed: too few rows for fresh anchors, say
-            shutil.rmtree(out, ignore_errors=True)
+            _remove(out, itself=not existed)
         raise ConfigError(str(error)) from error
     finally:
         finish_wandb(logger)
+
+
+def _remove(out: Path, *, itself: bool) -> None:
+    """Remove what a run that never began has written, and its folder if that was not there before."""
+    for path in out.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if itself:
+        out.rmdir()
 
 
 def finished(out: Path, generations: int) -> bool:
@@ -137,7 +149,7 @@ def _callbacks(loaded: LoadedConfig) -> list[pl.Callback]:
         callbacks.append(SampleGallery(evaluation.gallery, loaded.out / "figures"))
     if config.checkpoint_steps is not None:
         callbacks.append(StepCheckpoint(loaded.out, config.checkpoint_steps))
-    return [*callbacks, ChainProgress()]
+    return callbacks
 
 
 def _check_folder(loaded: LoadedConfig) -> None:
@@ -149,9 +161,9 @@ def _check_folder(loaded: LoadedConfig) -> None:
         return
     if not (out / "config.yaml").exists():
         raise ConfigError(f"out={out} is not empty and holds no run; choose another folder")
-    found, wanted = load_run(out).tree, loaded.tree
+    found, wanted = load_run(out).essence, loaded.essence
     for key in wanted:
-        if key not in ("out", "wandb") and found.get(key) != wanted[key]:
+        if found.get(key) != wanted[key]:
             raise ConfigError(
                 f"out={out} holds another run: its {key} is {found.get(key)!r}, not {wanted[key]!r}; "
                 "choose another folder"
@@ -190,11 +202,11 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """Return the commit of the checkout this package runs from, if it runs from one."""
-    here = Path(__file__).parent
+    checkout = Path(__file__).resolve().parents[2]
+    command = ["git", "-C", str(checkout), "rev-parse", "--show-toplevel", "HEAD"]
     try:
-        found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        )
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
+    top, commit_id = found.stdout.split("\n")[:2]
+    return commit_id if Path(top).resolve() == checkout else None  # not of a project that has us installed

@@ -44,8 +44,15 @@ class LoadedConfig:
     @property
     def digest(self) -> str:
         """SHA-256 of everything that decides the results: not of where they go, nor of who watches."""
-        content = {key: value for key, value in self.tree.items() if key not in ("out", "wandb", "seed")}
+        content = {key: value for key, value in self.essence.items() if key != "seed"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def essence(self) -> dict[str, Any]:
+        """What makes the run this run: everything but where its files lie, who reads them, and who watches."""
+        content = {key: value for key, value in self.tree.items() if key not in ("out", "wandb")}
+        content["data"] = {key: value for key, value in content["data"].items() if key not in ("root", "num_workers")}
+        return content
 
     @property
     def out(self) -> Path:

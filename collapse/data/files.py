@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import weakref
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor
 
 __all__ = ["MappedArray", "array_bytes", "commit", "file_digest", "remove_stale"]
+
+
+_TEMPORARY = re.compile(r".+\.(npy|json|jsonl|yaml|pt|ckpt|png)\.tmp\d+")
 
 
 def commit(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -47,10 +51,13 @@ def commit(path: Path, data: bytes, *, durable: bool = True) -> None:
             os.close(folder)
 
 
-def remove_stale(folder: Path) -> None:
-    """Delete the temporary files that a killed process left under ``folder``."""
-    for path in folder.rglob("*.tmp[0-9]*"):
-        path.unlink(missing_ok=True)
+def remove_stale(root: Path) -> None:
+    """Delete the temporary files that a killed process left in a run folder, and nothing else."""
+    folders = (root, *(root / name for name in ("checkpoints", "weights", "figures")), *root.glob("generations/gen_*"))
+    for folder in folders:
+        for path in folder.glob("*.tmp*"):
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def array_bytes(array: np.ndarray) -> bytes:
@@ -140,13 +147,13 @@ class _Maps:
     """
 
     def __init__(self, budget: int, patience: int = 1000) -> None:
-        self.budget, self.patience, self.reads = budget, patience, 0
+        self.budget, self.patience, self.reads, self.full_until = budget, patience, 0, 0
         self.last_read: weakref.WeakKeyDictionary[MappedArray, int] = weakref.WeakKeyDictionary()
 
     def admits(self, array: MappedArray) -> bool:
         """Whether ``array`` is or may be mapped."""
         self.reads += 1
-        if array not in self.last_read and not self._make_room(array.nbytes):
+        if array not in self.last_read and (self.reads < self.full_until or not self._make_room(array.nbytes)):
             return False
         self.last_read[array] = self.reads
         return True
@@ -159,6 +166,8 @@ class _Maps:
             mapped.release()
             del self.last_read[mapped]
             room += mapped.nbytes
+        if room < size:
+            self.full_until = self.reads + self.patience // 10  # do not count again for every array turned away
         return room >= size
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -16,6 +17,7 @@ from collapse.data.files import MappedArray
 from collapse.data.loading import GenerationLoader, TrainingSet, TrainingSource
 from collapse.data.pool import DataPool
 from collapse.data.rows import Batch, Origin, Samples, provenance
+from collapse.seeding import Stream, key, keyed_rng
 
 __all__ = ["AdoptedData", "RecursiveDataModule"]
 
@@ -56,6 +58,10 @@ class RecursiveDataModule(Remembers, pl.LightningDataModule, abc.ABC):
     def reference(self) -> Samples:
         """Return the held-out real rows that metrics compare with; never trained on."""
 
+    def attach(self, source: TrainingSource, module: pl.LightningModule) -> None:
+        """Serve what ``source`` says from now on, to ``module``."""
+        self.source = source
+
     def training_set(self) -> TrainingSet:
         """Return what the next epoch trains on: what the source says, or gold."""
         if self.source is not None:
@@ -86,7 +92,11 @@ class RecursiveDataModule(Remembers, pl.LightningDataModule, abc.ABC):
 
     @staticmethod
     def from_datamodule(
-        datamodule: pl.LightningDataModule, *, batch_size: int | None = 128, held_out: float = 0.1
+        datamodule: pl.LightningDataModule,
+        *,
+        batch_size: int | None = 128,
+        held_out: float = 0.1,
+        validate: bool = False,
     ) -> AdoptedData:
         """Take any LightningDataModule's training rows as gold.
 
@@ -95,8 +105,9 @@ class RecursiveDataModule(Remembers, pl.LightningDataModule, abc.ABC):
                 set, becomes the reference set. Items are tensors or tuples (x, y, ...).
             batch_size: Rows per process and batch from now on.
             held_out: Without a validation or test set, the last such share of the training rows becomes the reference.
+            validate: Run the validation loop on its validation set as well, for a module with a ``validation_step``.
         """
-        return AdoptedData(datamodule, batch_size=batch_size, held_out=held_out)
+        return AdoptedData(datamodule, batch_size=batch_size, held_out=held_out, validate=validate)
 
 
 class AdoptedData(RecursiveDataModule):
@@ -108,19 +119,40 @@ class AdoptedData(RecursiveDataModule):
         batch_size: int | None = 128,
         num_workers: int = 0,
         held_out: float = 0.1,
+        validate: bool = False,
     ) -> None:
         super().__init__(batch_size, num_workers)
+        self._whole_batches = True
+        if validate:
+            if not is_overridden("val_dataloader", datamodule):
+                raise ValueError(f"validate=True, but {type(datamodule).__name__} has no val_dataloader; leave it out")
+            self.val_dataloader = datamodule.val_dataloader  # type: ignore[method-assign]
         if not 0 < held_out < 1:
             raise ValueError(f"held_out must lie strictly between 0 and 1, got {held_out}")
-        datamodule.prepare_data()
-        datamodule.setup("fit")
-        self._gold = _rows_of(datamodule.train_dataloader())
-        self._reference = _held_out_rows(datamodule)
+        # Keyed, so that a random split or augmentation gives every process and every resumed run the same gold.
+        with keyed_rng(key(0, Stream.DATA)):
+            datamodule.prepare_data()
+            datamodule.setup("fit")
+            self._gold, self._in_tuples = _rows_of(datamodule.train_dataloader())
+            self._reference = _held_out_rows(datamodule)
         if self._reference is None:
             cut = len(self._gold) - max(1, round(held_out * len(self._gold)))
             self._gold, self._reference = self._gold[:cut], self._gold[cut:]
         if self._gold.y is not None:
             self.classes = int(np.asarray(self._gold.y).max()) + 1
+
+    def attach(self, source: TrainingSource, module: pl.LightningModule) -> None:
+        """Serve what ``source`` says; to a user's own module as items, as its own data had them."""
+        super().attach(source, module)
+        self._whole_batches = bool(getattr(module, "reads_batches", False))
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch, and take it apart for a module that knows nothing of provenance."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if self._whole_batches or not isinstance(moved, Batch):
+            return moved
+        items = [moved.x] if moved.y is None else [moved.x, moved.y]
+        return items if self._in_tuples else moved.x
 
     def describe(self) -> str:
         """Name the adopted module by its class; its rows are identified by gold's digest."""
@@ -137,22 +169,24 @@ class AdoptedData(RecursiveDataModule):
 
 
 def _held_out_rows(datamodule: pl.LightningDataModule) -> Samples | None:
-    base = pl.LightningDataModule
     for stage, name in (("fit", "val_dataloader"), ("test", "test_dataloader")):
-        if getattr(type(datamodule), name) is not getattr(base, name):
+        if is_overridden(name, datamodule):
             datamodule.setup(stage)
-            return _rows_of(getattr(datamodule, name)())
+            loader = getattr(datamodule, name)()
+            if not isinstance(loader, (list, tuple)) or loader:
+                return _rows_of(loader)[0]
     return None
 
 
-def _rows_of(loader: Any) -> Samples:
-    """Read every row behind a loader once, in the dataset's own order rather than the sampler's."""
+def _rows_of(loader: Any) -> tuple[Samples, bool]:
+    """Read every row behind a loader once, in the dataset's own order; and whether its items are tuples."""
     if isinstance(loader, (list, tuple)):
         loader = loader[0]
     if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
         loader = DataLoader(loader.dataset, batch_size=256, collate_fn=loader.collate_fn, num_workers=0)
-    xs, ys = [], []
+    xs, ys, in_tuples = [], [], False
     for item in loader:
+        in_tuples = isinstance(item, (list, tuple))
         x, y = (item[0], item[1] if len(item) > 1 else None) if isinstance(item, (list, tuple)) else (item, None)
         if not isinstance(x, Tensor):
             raise TypeError(
@@ -162,4 +196,4 @@ def _rows_of(loader: Any) -> Samples:
         xs.append(x)
         if isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point():
             ys.append(y)
-    return Samples(torch.cat(xs), torch.cat(ys) if len(ys) == len(xs) else None)
+    return Samples(torch.cat(xs), torch.cat(ys) if len(ys) == len(xs) else None), in_tuples

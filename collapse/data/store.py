@@ -70,7 +70,10 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Manifest:
-        """Inverse of ``to_dict``."""
+        """Inverse of ``to_dict``; a file name that leaves the folder is a ValueError."""
+        strange = [name for name, _, _ in content["files"] if not name or Path(name).name != name]
+        if strange:
+            raise ValueError(f"{strange[0]!r} is no file name")
         return cls(**{**content, "files": [(str(n), int(r), str(h)) for n, r, h in content["files"]]})
 
 
@@ -86,6 +89,7 @@ class GenerationStore:
         self.root, self.durable = Path(root), durable
         self.pools = self.root / "generations"
         self._opened: dict[str, list[tuple[MappedArray, np.ndarray]]] = {}
+        self._manifests: dict[int, tuple[tuple[int, int, int], Manifest]] = {}
         self._verified: dict[Path, tuple[tuple[int, int, int], str]] = {}
 
     def folder(self, generation: int) -> Path:
@@ -107,6 +111,9 @@ class GenerationStore:
         """
         path = self.folder(generation) / "manifest.json"
         try:
+            stamp = _stamp(path)
+            if generation in self._manifests and self._manifests[generation][0] == stamp:
+                return self._manifests[generation][1]
             manifest = Manifest.from_dict(json.loads(path.read_text()))
         except FileNotFoundError:
             raise StoreError(f"{path} does not exist; generation {generation} was never committed") from None
@@ -114,6 +121,7 @@ class GenerationStore:
             raise StoreError(f"{path} is not a manifest ({error}); restore it from a backup") from None
         if manifest.sealed().digest != manifest.digest:
             raise StoreError(f"{path} was changed after it was written; restore it from a backup")
+        self._manifests[generation] = (stamp, manifest)
         return manifest
 
     def write_chunk(self, generation: int, index: int, x: np.ndarray, records: np.ndarray) -> None:
@@ -140,7 +148,10 @@ class GenerationStore:
         path = self.folder(generation) / "manifest.json"
         if path.exists():
             if self.manifest(generation).digest != manifest.digest:
-                raise StoreError(f"{path} holds other rows than this run makes again; use a new run folder")
+                raise StoreError(
+                    f"{path} holds other rows than this run makes again; resume on the same hardware and software "
+                    "(on a GPU with Trainer(deterministic=True)), or use a new run folder"
+                )
             return manifest
         commit(path, json.dumps(manifest.to_dict(), indent=1, sort_keys=True).encode(), durable=self.durable)
         return manifest
@@ -188,6 +199,11 @@ class GenerationStore:
         Raises:
             StoreError: If a file is missing or has other bytes, naming it.
         """
+        if self.manifest(manifest.generation).digest != manifest.digest:
+            raise StoreError(
+                f"{self.folder(manifest.generation)} holds another pool than the one this run was working with; "
+                "restore it from a backup"
+            )
         for name, _, digest in manifest.files:
             path = self.folder(manifest.generation) / name
             try:
@@ -214,12 +230,16 @@ class GenerationStore:
         return self._opened[manifest.digest]
 
     def _digest(self, path: Path) -> str:
-        status = path.stat()
-        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        stamp = _stamp(path)
         known = self._verified.get(path)
         if known is None or known[0] != stamp:
             known = self._verified[path] = (stamp, file_digest(path))
         return known[1]
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _name(index: int) -> str:

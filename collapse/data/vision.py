@@ -1,7 +1,7 @@
 """Small images: scikit-learn's digits, and torchvision's classics read from the files their authors published.
 
 Nothing is downloaded and nothing is written, so that a root may be read-only and shared by a cluster; nothing is
-unpickled. The folders are torchvision's own.
+unpickled. MNIST's folders are torchvision's own; CIFAR-10's is that of its authors' binary version.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class FiledImages(ImageData):
     """Images in files under a root: gold from the train part, reference from the test part.
 
     Args:
-        root: Folder that holds the data set's own folder, as torchvision lays it out.
+        root: Folder that holds the data set's own folder.
         rows: Gold rows, the first of a keyed permutation; None for the whole train part in its own order.
         reference_rows: The same for the test part.
         seed: Key of the permutations.

@@ -1,4 +1,4 @@
-"""Anchor replay: a guaranteed share of real rows in every generation."""
+"""Anchor replay: an exact share of real rows in every generation."""
 
 from __future__ import annotations
 
@@ -77,6 +77,8 @@ SCHEMES = {
 
 class AnchorReplay(Mitigation):
     """Give every generation an exact quota of real rows: round(alpha * n) of its n rows, never only in expectation.
+
+    The share is *set*, not bounded from below: beside ``DataAccumulation`` it replaces the share accumulation keeps.
 
     Args:
         fraction: Real share alpha of the training set, in [0, 1]. Zero changes nothing.

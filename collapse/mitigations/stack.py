@@ -49,6 +49,11 @@ class MitigationStack(Sequence[Mitigation]):
         self._composers = sorted((*retained, *self), key=lambda m: (m.stage, m.describe()))
         self._weighers = [m for m in sorted(self, key=repr) if m.overrides("weigh")]
         self._regularizers = [m for m in sorted(self, key=repr) if m.overrides("regularize")]
+        names = [type(mitigation).__name__.lower() for mitigation in self._regularizers]
+        self._names = {
+            mitigation: name if names.count(name) == 1 else f"{name}_{index}"
+            for index, (mitigation, name) in enumerate(zip(self._regularizers, names, strict=True))
+        }
         self._curators = [m for m in self if m.overrides("curate")]
         self._effects: dict[Mitigation, Tensor | bool] = {}
 
@@ -109,7 +114,7 @@ class MitigationStack(Sequence[Mitigation]):
         for mitigation in self._regularizers:
             penalty = mitigation.regularize(outputs, batch, module)
             self._note(mitigation, penalty != 0)
-            module.tally(type(mitigation).__name__.lower(), penalty)
+            module.tally(self._names[mitigation], penalty)
             total = total + penalty
         return total
 

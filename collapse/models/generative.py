@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -37,6 +37,8 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
     is handed over with do not matter: a pretrained model loads its weights in ``__init__``.
 
     Attributes:
+        reads_batches: Whether a step takes a ``Batch`` whatever the data; a plain LightningModule on adopted data gets
+            items as those had them.
         exposes: Names that ``outputs`` returns besides ``"loss"``, for mitigations that regularize them.
         sampler_settings: How ``sample`` departs from the model's own law (temperature, variance multiplier, mean
             instead of draw); recorded with every pool.
@@ -46,6 +48,7 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
         objective: The socket: turns outputs into the scalar to minimize.
     """
 
+    reads_batches: ClassVar[bool] = True
     exposes: frozenset[str] = frozenset()
     learning_rate: float = 1e-3
     clock: Clock | None = None
@@ -99,9 +102,9 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Sample as many rows as the batch has, keyed by the batch's place: the same on one process and on many."""
+        """Sample as many rows as the batch has, from a key of the batch's and the process's own."""
         clock = self.clock or Clock()
-        key = (clock.seed, Stream.SAMPLE, clock.generation, batch_idx)
+        key = (clock.seed, Stream.PREDICT, clock.generation, batch_idx, self.global_rank)
         return self.sample(len(batch.x), generator(*key, device=self.device))
 
     def tally(self, name: str, value: Tensor) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
 from collapse.callbacks.evaluation import GenerationEvaluation
@@ -63,8 +64,13 @@ class Chain:
 
     @classmethod
     def load(cls, root: str | Path, *, folder: Any = None) -> Chain:
-        """Read the chain in ``root``."""
+        """Read the chain in ``root``.
+
+        Raises:
+            StoreError: If there is none.
+        """
         store = GenerationStore(root)
+        store.manifest(0)
         metrics: dict[int, dict[str, float]] = {}
         for row in read_measurements(store.root / "metrics.jsonl"):
             metrics.setdefault(row.generation, {})[row.name] = row.value
@@ -167,7 +173,7 @@ def run_chain(
         chunk_size=chunk_size,
         durable=folder is None,
     )
-    callbacks = list(trainer_options.pop("callbacks", None) or [])
+    callbacks = _as_list(trainer_options.pop("callbacks", None))
     if evaluate and not any(isinstance(callback, GenerationEvaluation) for callback in callbacks):
         callbacks.insert(0, GenerationEvaluation())
     if folder is None:
@@ -180,6 +186,7 @@ def run_chain(
         "enable_checkpointing": folder is None,
         "default_root_dir": root,
         "profiler": NoProfiler(),
+        "deterministic": torch.cuda.is_available(),  # or a resumed chain would not make the same bytes
         **({"devices": 1} if folder else {}),  # other processes would not find a temporary folder
         **recursion.trainer_kwargs(),
         **trainer_options,

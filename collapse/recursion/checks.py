@@ -12,6 +12,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from collapse.data.loading import GenerationLoader
 from collapse.data.module import RecursiveDataModule
 from collapse.mitigations.stack import MitigationStack
+from collapse.models.estimators import Estimator
 from collapse.models.generative import GenerativeModule
 from collapse.recursion.lightning import callbacks_of
 from collapse.recursion.reinitialize import twin_of
@@ -43,6 +44,7 @@ def check_trainer(trainer: pl.Trainer, wanted: dict[str, Any]) -> RecursiveDataM
     """
     epochs, callbacks = wanted["max_epochs"], callbacks_of(trainer)
     reload = getattr(trainer, "reload_dataloaders_every_n_epochs", None)
+    overfit = getattr(trainer, "overfit_batches", 0)
     rules = [
         (
             trainer.max_epochs is not None and (trainer.max_epochs == -1 or trainer.max_epochs >= epochs),
@@ -56,6 +58,11 @@ def check_trainer(trainer: pl.Trainer, wanted: dict[str, Any]) -> RecursiveDataM
             not trainer.min_epochs and not trainer.min_steps,
             f"min_epochs={trainer.min_epochs} and min_steps={trainer.min_steps} must be left unset: Lightning would "
             "train on past the last generation",
+        ),
+        (
+            isinstance(trainer.limit_train_batches, float) and trainer.limit_train_batches == 1 and not overfit,
+            f"limit_train_batches={trainer.limit_train_batches} and overfit_batches={overfit} must be "
+            "left unset: rows would be recorded that were never trained on; use steps_per_generation",
         ),
         (
             reload == 1,
@@ -99,7 +106,7 @@ def check_loader(trainer: pl.Trainer) -> None:
         )
 
 
-def check_module(module: pl.LightningModule, stack: MitigationStack) -> None:
+def check_module(module: pl.LightningModule, stack: MitigationStack, processes: int = 1) -> None:
     """Check that a module can be sampled, made again, and regularized as the mitigations want.
 
     Raises:
@@ -107,6 +114,8 @@ def check_module(module: pl.LightningModule, stack: MitigationStack) -> None:
         ValueError: If it cannot be made again, or only in part, or lacks an output.
     """
     name = type(module).__name__
+    if processes > 1 and isinstance(module, Estimator):
+        raise TypeError(f"{name} is fitted by one process, and the Trainer has {processes}; give Trainer(devices=1)")
     if not callable(getattr(module, "sample", None)):
         raise TypeError(f"{name} has no sample(n, generator) method to draw the next generation with; add one")
     if type(module).configure_model is not pl.LightningModule.configure_model:

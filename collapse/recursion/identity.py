@@ -10,7 +10,9 @@ import pytorch_lightning as pl
 from collapse.arguments import Remembers
 from collapse.data.files import commit
 from collapse.data.module import RecursiveDataModule
-from collapse.data.store import GenerationStore, Manifest, StoreError
+from collapse.data.store import GenerationStore, StoreError
+from collapse.recursion.early_stopping import GenerationEarlyStopping
+from collapse.recursion.lightning import callbacks_of
 
 if TYPE_CHECKING:
     from collapse.recursion.trainer import RecursiveTrainer
@@ -19,15 +21,14 @@ __all__ = ["claim_folder", "identity_of"]
 
 
 def identity_of(
-    recursion: RecursiveTrainer, module: pl.LightningModule, data: RecursiveDataModule, gold: Manifest
+    recursion: RecursiveTrainer, module: pl.LightningModule, data: RecursiveDataModule, trainer: pl.Trainer, gold: str
 ) -> dict[str, Any]:
-    """Return everything that a chain's bytes depend on, as plain values."""
+    """Return what a chain's bytes depend on, as plain values; ``gold`` is the digest of its manifest."""
+    name = module.describe() if isinstance(module, Remembers) else f"{type(module).__name__}({dict(module.hparams)})"
     return {
-        "model": module.describe()
-        if isinstance(module, Remembers)
-        else f"{type(module).__name__}({dict(module.hparams)})",
+        "model": name,
         "data": data.describe(),
-        "gold": gold.digest,
+        "gold": gold,
         "batch_size": data.batch_size,
         "mitigations": [repr(mitigation) for mitigation in recursion.stack],
         "generations": recursion.generations,
@@ -37,6 +38,12 @@ def identity_of(
         "initialization": recursion.initialization,
         "chunk_size": recursion.chunk_size,
         "seed": recursion.seed,
+        "precision": str(trainer.precision),
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "gradient_clip_algorithm": str(trainer.gradient_clip_algorithm),
+        "processes": trainer.world_size,
+        "early_stopping": [c.state_key for c in callbacks_of(trainer) if isinstance(c, GenerationEarlyStopping)],
     }
 
 

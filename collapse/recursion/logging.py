@@ -15,12 +15,13 @@ __all__ = ["define_axes", "log_epoch", "log_generation"]
 
 
 def define_axes(trainer: pl.Trainer) -> None:
-    """Tell Weights & Biases that ``gen/...`` are functions of the generation, and the rest of the lifetime step."""
+    """Tell Weights & Biases that ``gen/...`` are functions of the generation and ``train/...`` of the lifetime step."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and trainer.is_global_zero:
             logger.experiment.define_metric("generation")
             logger.experiment.define_metric("lifetime_step")
             logger.experiment.define_metric("gen/*", step_metric="generation")
+            logger.experiment.define_metric("train/*", step_metric="lifetime_step")
 
 
 def log_epoch(trainer: pl.Trainer, module: Any) -> dict[str, float]:
@@ -31,7 +32,7 @@ def log_epoch(trainer: pl.Trainer, module: Any) -> dict[str, float]:
         f"train/{name}": trainer.strategy.reduce(torch.tensor(value, device=module.device), reduce_op="mean")
         for name, value in module.epoch_means().items()
     }
-    module.log_dict(means, sync_dist=True)
+    module.log_dict({**means, "lifetime_step": float(trainer.global_step)}, sync_dist=True)
     return {name: float(mean) for name, mean in means.items()}
 
 

@@ -41,10 +41,9 @@ __all__ = ["RecursiveTrainer"]
 class RecursiveTrainer(pl.Callback):
     """Train a chain: each generation on what the mitigations compose from gold and its predecessors' samples.
 
-    At the end of a generation's last epoch it *harvests*: samples the next pool from the trained module and commits it
-    to the store, before any checkpoint is written. At the start of the next epoch it *turns*: verifies the pool,
-    re-initializes the weights in place, renews optimizers, schedulers and loss scale. Both are pure functions of
-    (weights, seed, generation) and change the state last, so that a crash in either is repaired by doing it again.
+    At a generation's end it *harvests*: samples the next pool and commits it, before any checkpoint is written. At the
+    start of the next epoch it *turns*: verifies the pool, renews weights, optimizers, schedulers and loss scale. Both
+    are pure functions of (weights, seed, generation) that change the state last; a crash is repaired by repetition.
 
     Args:
         generations: How many models to train, at least 1; model 0 on gold alone.
@@ -144,33 +143,32 @@ class RecursiveTrainer(pl.Callback):
         data = check_trainer(trainer, self.trainer_kwargs())
         mitigations = [callback for callback in callbacks_of(trainer) if isinstance(callback, Mitigation)]
         self.stack = MitigationStack(mitigations)
-        check_module(pl_module, self.stack)
+        check_module(pl_module, self.stack, trainer.world_size)
         self._replicates = data.replicates
         self._start_over()  # a checkpoint's state is loaded after this
         with together(trainer):
             if trainer.is_global_zero:
                 gold = self.store.write_gold(data.gold(), facts={"data": data.describe()})
-                claim_folder(self.store, identity_of(self, pl_module, data, gold))
+                claim_folder(self.store, identity_of(self, pl_module, data, trainer, gold.digest))
         self.manifests = [self.store.manifest(0)]
-        self.ledger = Ledger(
-            self.store.root / "metrics.jsonl", run=self.store.root.name, seed=self.seed, durable=self.store.durable
-        )
+        path, durable = self.store.root / "metrics.jsonl", self.store.durable
+        self.ledger = Ledger(path, run=self.store.root.name, seed=self.seed, durable=durable)
         for mitigation in mitigations:
             mitigation.engaged = True
-        data.source = self
+        data.attach(self, pl_module)
         if isinstance(pl_module, GenerativeModule):
             pl_module.attach(self.clock, self.stack.objective)
         reinitialize(pl_module, seed=self.seed, generation=0, initialization=self.initialization)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the loss scale a generation starts with; checkpointed states are restored after this."""
-        self._scale = precision_state(trainer)
+        """Verify the pools, which may have changed while the run was down; remember the loss scale of a fresh start."""
+        self._verify(trainer, self._known())
+        self._scale = precision_state(trainer)  # the scaler's checkpointed state is restored after this
         define_axes(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Begin generation 0, or take up where a checkpoint left off."""
         check_loader(trainer)
-        self._verify(trainer, self._known())  # of a resumed run, the files may have changed while it was down
         self.ledger.restart(self.generation + (self.pending is not None))
         if self.pending is not None and self.generation + 1 >= self.generations:
             trainer.should_stop = True  # a finished chain, resumed
@@ -202,7 +200,7 @@ class RecursiveTrainer(pl.Callback):
         self._end_epoch(trainer, pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave the module as an ordinary one: what trains it next must not be seeded by this chain."""
+        """Leave the module an ordinary one: what trains it next must not be seeded by this chain."""
         if isinstance(pl_module, GenerativeModule):
             pl_module.detach()
 

@@ -59,7 +59,7 @@ def rewrite(path, ready):
 @pytest.mark.filterwarnings("ignore:.*use of fork.. may lead to deadlocks:DeprecationWarning")
 def test_a_reader_sees_one_whole_content_or_another(tmp_path):
     """Killed at any moment, a writer leaves one of the contents it wrote; 4 MB are not written in one go."""
-    path, fork = tmp_path / "a.bin", multiprocessing.get_context("fork")
+    path, fork = tmp_path / "a.npy", multiprocessing.get_context("fork")
     ready = fork.Event()
     writer = fork.Process(target=rewrite, args=(path, ready))
     writer.start()
@@ -79,10 +79,18 @@ def test_a_reader_sees_one_whole_content_or_another(tmp_path):
 
 
 def test_only_leftovers_are_removed(tmp_path):
-    (tmp_path / "deep").mkdir()
-    stale = [tmp_path / "a.npy.tmp123", tmp_path / "deep" / "manifest.json.tmp9"]
-    kept = [tmp_path / "a.npy", tmp_path / "deep" / "notes.tmp", tmp_path / "b.tmpfile"]
+    deep = tmp_path / "generations" / "gen_001"
+    stale = [tmp_path / "run.json.tmp123", deep / "manifest.json.tmp9", tmp_path / "checkpoints" / "epoch-1.ckpt.tmp7"]
+    kept = [
+        tmp_path / "a.npy",
+        deep / "notes.tmp",
+        tmp_path / "b.tmpfile",
+        tmp_path / "x.tmp2024-report.txt",
+        tmp_path / "notes.tmp1",
+        tmp_path / "another-run" / "generations" / "gen_001" / "chunk_00000.npy.tmp5",
+    ]
     for path in stale + kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     remove_stale(tmp_path)
     assert all(path.exists() for path in kept)

@@ -140,3 +140,74 @@ def test_a_batch_has_a_row(batch_size):
 def test_some_but_not_all_rows_are_held_out(held_out):
     with pytest.raises(ValueError, match="held_out must lie strictly between 0 and 1"):
         RecursiveDataModule.from_datamodule(Plain(), held_out=held_out)
+
+
+def test_a_random_split_is_the_same_in_every_process():
+    class Split(Plain):
+        def setup(self, stage):
+            self.train = torch.utils.data.random_split(TensorDataset(X, Y), [20, 10])[0]
+
+    torch.manual_seed(1)
+    first = RecursiveDataModule.from_datamodule(Split()).gold().x
+    torch.manual_seed(2)
+    assert torch.equal(first, RecursiveDataModule.from_datamodule(Split()).gold().x)
+
+
+def test_loaders_set_on_the_instance_count():
+    given = pl.LightningDataModule.from_datasets(TensorDataset(X, Y), TensorDataset(-X[:6], Y[:6]), batch_size=4)
+    assert torch.equal(RecursiveDataModule.from_datamodule(given).reference().x, -X[:6])
+
+
+def test_an_empty_list_of_loaders_is_none():
+    class Empty(Plain):
+        def val_dataloader(self):
+            return []
+
+    assert len(RecursiveDataModule.from_datamodule(Empty(), held_out=0.1).reference()) == 3
+
+
+class OwnModule(pl.LightningModule):
+    """A user's module as it was before: it unpacks what its own data module gave it."""
+
+    def __init__(self, unpacks=True):
+        super().__init__()
+        self.save_hyperparameters()
+        self.mean = torch.nn.Parameter(torch.zeros(2))
+        self.validated = 0
+
+    def training_step(self, batch, batch_idx):
+        if self.hparams.unpacks:
+            x, y = batch
+            assert y.dtype == torch.int64
+        else:
+            x = batch
+        return (x - self.mean).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        x, _ = batch
+        self.validated += len(x)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def sample(self, n, generator):
+        return self.mean.detach() + torch.randn(n, 2, generator=generator)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_users_module_gets_its_batches_and_validation_set_as_before(labels):
+    class Bare(WithValidation):
+        def train_dataloader(self):
+            return DataLoader(self.train if labels else X, batch_size=7)
+
+    module = OwnModule(unpacks=labels)
+    data = RecursiveDataModule.from_datamodule(Bare(), batch_size=10, validate=True)
+    chain = run_chain(module, data, generations=2, samples_per_generation=20, evaluate=False)
+    assert [record.counts["real"] for record in chain.records] == [30, 0]
+    assert module.validated == 2 * 5
+    assert chain.state(0)["mean"].abs().sum() > 0
+
+
+def test_a_validation_set_that_is_not_there_cannot_be_used():
+    with pytest.raises(ValueError, match="validate=True, but Plain has no val_dataloader"):
+        RecursiveDataModule.from_datamodule(Plain(), validate=True)
