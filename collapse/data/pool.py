@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from collapse.data.files import MappedArray
-from collapse.data.rows import UNLABELED, Batch, Origin, decode
+from collapse.data.rows import PROVENANCE, UNLABELED, Batch, Origin, decode
 
 __all__ = ["DataPool"]
 
@@ -30,12 +30,14 @@ class DataPool:
     def __init__(self, shards: Sequence[Shard], records: Sequence[np.ndarray]) -> None:
         self.shards = list(shards)
         self.ends = np.cumsum([len(shard) for shard in self.shards])
-        columns = np.concatenate(records)
-        if len(columns) != self.ends[-1]:
-            raise ValueError(f"{len(columns)} provenance records for {self.ends[-1]} rows; give one record per row")
-        self.origin = torch.from_numpy(columns["origin"].copy())
-        self.generation = torch.from_numpy(columns["generation"].astype(np.int64))
-        labels = columns["label"]
+        # Column by column: joining whole records goes through them one by one.
+        origin, generation, labels = (
+            np.concatenate([part[name] for part in records]) for name in PROVENANCE.names or ()
+        )
+        if len(origin) != self.ends[-1]:
+            raise ValueError(f"{len(origin)} provenance records for {self.ends[-1]} rows; give one record per row")
+        self.origin = torch.from_numpy(origin)
+        self.generation = torch.from_numpy(generation.astype(np.int64))
         self.labels = None if (labels == UNLABELED).all() else torch.from_numpy(labels.astype(np.int64))
         first = self.shards[0]
         self.dtype, self.row_shape = first.dtype, tuple(first.shape[1:])

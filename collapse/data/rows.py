@@ -98,7 +98,7 @@ def encode(x: Tensor, dtype: np.dtype) -> np.ndarray:
             "the model sampled NaN or infinite values; lower the learning rate or clip the gradients"
         )
     if dtype == np.uint8:
-        values = values.float().clamp(0, 1).mul(255).round()
+        values = values.float().clamp(0, 1).mul_(255).round_().to(torch.uint8)
     return values.numpy().astype(dtype, copy=False)
 
 

@@ -32,7 +32,8 @@ def log_epoch(trainer: pl.Trainer, module: Any) -> dict[str, float]:
         f"train/{name}": trainer.strategy.reduce(torch.tensor(value, device=module.device), reduce_op="mean")
         for name, value in module.epoch_means().items()
     }
-    module.log_dict({**means, "lifetime_step": float(trainer.global_step)}, sync_dist=True)
+    axis = {"lifetime_step": float(trainer.global_step)} if trainer.loggers else {}
+    module.log_dict({**means, **axis}, sync_dist=True)
     return {name: float(mean) for name, mean in means.items()}
 
 
