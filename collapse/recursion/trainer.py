@@ -247,20 +247,19 @@ class RecursiveTrainer(pl.Callback):
             facts={"steps": trainer.global_step - self._first_step, "epochs": self.clock.epoch},
         )
         self._verify(trainer, [self.pending])
-        self._measure(trainer, module, generation)
+        self._measure(trainer, module, generation, self.pending)
         if self.generation + 1 >= self.generations:
             trainer.should_stop = True
 
-    def _measure(self, trainer: pl.Trainer, module: Any, generation: Generation) -> None:
+    def _measure(self, trainer: pl.Trainer, module: Any, generation: Generation, deposit: Manifest) -> None:
         """Let observers see the trained model and its deposit, and commit what they measured."""
         sampler = self.stack.sampler(module)
 
         def sample(rows: int, stream: Stream) -> Tensor:
             return sample_rows(module, sampler, rows, (self.seed, stream, generation.index), self.chunk_size)
 
-        manifests = [] if self.pending is None else [self.pending]
         seen = dataclasses.replace(
-            generation, sample=sample, deposit=self.store.pool(manifests), measured={}, recorder=self.ledger.record
+            generation, sample=sample, deposit=self.store.pool([deposit]), measured={}, recorder=self.ledger.record
         )
         facts = generation.facts or {}
         known = {name: facts[name] for name in ("real_fraction", "effective_size")} | self._means

@@ -289,3 +289,15 @@ def test_maps_hold_no_descriptor(tmp_path):
     maps = [MappedArray(tmp_path / f"{index}.npy") for index in range(40)]
     assert [int(mapped[np.array([1])][0, 0]) for mapped in maps] == list(range(40))
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_an_array_turned_away_is_admitted_once_there_is_room(tmp_path):
+    """After a refusal nobody counts again for a tenth of the patience; then room is found where it has come up."""
+    for index in range(2):
+        np.save(tmp_path / f"{index}.npy", np.zeros((100, 10), np.float64))
+    first, second = (MappedArray(tmp_path / f"{index}.npy") for index in range(2))
+    maps = files._Maps(first.nbytes, patience=30)
+    assert maps.admits(first)
+    assert not maps.admits(second)
+    del maps.last_read[first]  # as when the array is collected
+    assert [maps.admits(second) for _ in range(4)] == [False, False, True, True]
