@@ -100,7 +100,7 @@ class IdentityFeatures(FeatureExtractor):
         super().__init__("identity", shape, prod(shape))
 
     def embed(self, x: Tensor) -> Tensor:
-        return x.flatten(1)
+        return x.reshape(len(x), -1)
 
 
 class RandomConvFeatures(FeatureExtractor):

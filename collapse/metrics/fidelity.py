@@ -1,12 +1,12 @@
 """Fidelity: do generated samples look like reference samples?"""
 
-import torch
 from torch import Tensor
 
+from collapse.metrics.gaussians import gaussian_frechet
 from collapse.metrics.metric import feature_sets
 from collapse.metrics.neighbors import neighborhood_profile
 
-__all__ = ["frechet_distance", "precision", "density", "gaussian_frechet", "gaussian_kl"]
+__all__ = ["frechet_distance", "precision", "density"]
 
 
 def frechet_distance(reference: Tensor, generated: Tensor) -> Tensor:
@@ -17,6 +17,7 @@ def frechet_distance(reference: Tensor, generated: Tensor) -> Tensor:
     This is the *squared* 2-Wasserstein distance of the two fits, whose covariances divide by N - 1. It is biased
     upwards: in one dimension, two independent n-samples of one normal law with variance :math:`s^2` are at
     :math:`s^2 [2/n + 2(1 - c_4(n)^2)]` in expectation. Compare only equal set sizes, and show this floor.
+    The gradient is finite for collapsed sets, too.
 
     Args:
         reference: Features of the reference set, (N, D), N >= 2; N <= D is allowed (singular covariance).
@@ -32,6 +33,7 @@ def frechet_distance(reference: Tensor, generated: Tensor) -> Tensor:
         Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", 2017. arXiv:1706.08500, equation 6.
 
     Example:
+        >>> import torch
         >>> x = torch.randn(512, 4, generator=torch.Generator().manual_seed(0))
         >>> bool(frechet_distance(x, x) < 1e-9)
         True
@@ -89,60 +91,7 @@ def density(reference: Tensor, generated: Tensor, k: int = 5, *, strict: bool = 
     return neighborhood_profile(reference, generated, k, strict=strict)["density"]
 
 
-def gaussian_frechet(mean_p: Tensor, cov_p: Tensor, mean_q: Tensor, cov_q: Tensor) -> Tensor:
-    r"""Compute the squared 2-Wasserstein distance between two Gaussians from their moments.
-
-    Args:
-        mean_p: Mean of the first law, (D,), float64.
-        cov_p: Covariance of the first law, (D, D), symmetric positive semi-definite, possibly singular.
-        mean_q: Mean of the second law, (D,), float64.
-        cov_q: Covariance of the second law, (D, D), symmetric positive semi-definite, possibly singular.
-
-    Returns:
-        The squared distance, (), never negative.
-
-    References:
-        Dowson and Landau, "The Fréchet Distance between Multivariate Normal Distributions", 1982, equation 4.
-    """
-    # With S = A A^T, tr (S_p S_q)^(1/2) is the nuclear norm of A_p^T A_q. It needs no square root of a product, which
-    # is not symmetric, and no inverse, so that rank-deficient covariances lose no digits.
-    cross = torch.linalg.svdvals(_factor(cov_p).mT @ _factor(cov_q)).sum()
-    squared = (mean_p - mean_q).square().sum() + cov_p.trace() + cov_q.trace() - 2 * cross
-    return squared.clamp(min=0)
-
-
-def gaussian_kl(mean_p: Tensor, cov_p: Tensor, mean_q: Tensor, cov_q: Tensor) -> Tensor:
-    r"""Compute the Kullback-Leibler divergence between two Gaussians from their moments.
-
-    .. math:: \mathrm{KL}(p \Vert q) = \tfrac12 \bigl[\operatorname{tr}(\Sigma_q^{-1} \Sigma_p)
-        + \Delta^\top \Sigma_q^{-1} \Delta - D + \ln(\det \Sigma_q / \det \Sigma_p)\bigr], \quad \Delta = \mu_p - \mu_q
-
-    Args:
-        mean_p: Mean of p, (D,).
-        cov_p: Covariance of p, (D, D), symmetric positive definite.
-        mean_q: Mean of q, (D,).
-        cov_q: Covariance of q, (D, D), symmetric positive definite.
-
-    Returns:
-        The divergence in nats, ().
-
-    Raises:
-        ValueError: If a covariance is not positive definite; the divergence is then infinite or undefined.
-    """
-    p, q = (
-        torch.distributions.MultivariateNormal(m, s, validate_args=True) for m, s in ((mean_p, cov_p), (mean_q, cov_q))
-    )
-    return torch.distributions.kl_divergence(p, q)
-
-
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     mean = x.mean(dim=0)
     centered = x - mean
     return mean, centered.mT @ centered / (len(x) - 1)
-
-
-def _factor(covariance: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(covariance)
-    # Rounding noise of a null direction, 1e-16, would become 1e-8 under the square root.
-    floor = values[-1].clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
-    return vectors * values.where(values > floor, torch.zeros_like(values)).sqrt()

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Metric", "feature_sets"]
+__all__ = ["Metric", "feature_set", "feature_sets"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,36 @@ class Metric:
     citation: str
 
 
+def feature_set(name: str, x: Tensor, *, rows: int) -> Tensor:
+    """Check one set of features and bring it to a floating dtype.
+
+    Args:
+        name: What errors call the set.
+        x: Features, (N, D), finite.
+        rows: Smallest number of rows that the set must have.
+
+    Returns:
+        The set with its gradient, (N, D), in float64 if it was and in float32 otherwise.
+
+    Raises:
+        ValueError: If the set is not a finite matrix with enough rows and at least one feature.
+    """
+    if x.ndim != 2 or x.shape[1] == 0:
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)}, but metrics compare features of shape (N, D); "
+            "pass the rows through a FeatureExtractor, or use x.flatten(1)."
+        )
+    if len(x) < rows:
+        raise ValueError(f"{name} has {len(x)} rows, but at least {rows} are needed; draw more samples.")
+    finite = torch.isfinite(x).all(dim=1)
+    if not finite.all():
+        raise ValueError(
+            f"{name} has {int((~finite).sum())} of {len(x)} rows with NaN or infinity; "
+            "drop these rows, or find out why the model emits them."
+        )
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def feature_sets(reference: Tensor, generated: Tensor, *, rows: int) -> tuple[Tensor, Tensor]:
     """Check two sets of features and bring them to one floating dtype.
 
@@ -38,31 +68,18 @@ def feature_sets(reference: Tensor, generated: Tensor, *, rows: int) -> tuple[Te
         rows: Smallest number of rows that either set must have.
 
     Returns:
-        Both sets without gradients, (N, D) and (M, D), in float64 if one of them was and in float32 otherwise.
+        Both sets with their gradients, (N, D) and (M, D), in float64 if one of them was and in float32 otherwise.
 
     Raises:
         ValueError: If a set is not a finite matrix with enough rows, or the sets differ in width or device.
     """
-    for name, x in (("reference", reference), ("generated", generated)):
-        if x.ndim != 2:
-            raise ValueError(
-                f"{name} has shape {tuple(x.shape)}, but metrics compare features of shape (N, D); "
-                "pass the rows through a FeatureExtractor, or use x.flatten(1)."
-            )
-        if len(x) < rows:
-            raise ValueError(f"{name} has {len(x)} rows, but at least {rows} are needed; draw more samples.")
-        finite = torch.isfinite(x).all(dim=1)
-        if not finite.all():
-            raise ValueError(
-                f"{name} has {int((~finite).sum())} of {len(x)} rows with NaN or infinity; "
-                "drop these rows, or find out why the model emits them."
-            )
-    if reference.shape[1] != generated.shape[1]:
+    x, y = feature_set("reference", reference, rows=rows), feature_set("generated", generated, rows=rows)
+    if x.shape[1] != y.shape[1]:
         raise ValueError(
-            f"reference has {reference.shape[1]} features and generated has {generated.shape[1]}; "
+            f"reference has {x.shape[1]} features and generated has {y.shape[1]}; "
             "use the same FeatureExtractor for both."
         )
-    if reference.device != generated.device:
-        raise ValueError(f"reference is on {reference.device} and generated on {generated.device}; move one of them.")
-    dtype = torch.promote_types(torch.promote_types(reference.dtype, generated.dtype), torch.float32)
-    return reference.detach().to(dtype), generated.detach().to(dtype)
+    if x.device != y.device:
+        raise ValueError(f"reference is on {x.device} and generated on {y.device}; move one of them.")
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    return x.to(dtype), y.to(dtype)

@@ -30,6 +30,7 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
+@torch.no_grad()
 def neighbor_radii(x: Tensor, k: int, *, chunk_size: int = 1024) -> Tensor:
     """Distance of every point to its k-th nearest other point of the same set.
 
@@ -46,6 +47,7 @@ def neighbor_radii(x: Tensor, k: int, *, chunk_size: int = 1024) -> Tensor:
     return torch.cat([distances(c, x).topk(k + 1, dim=1, largest=False).values[:, k] for c in x.split(chunk_size)])
 
 
+@torch.no_grad()
 def neighborhood_profile(
     reference: Tensor, generated: Tensor, k: int = 5, *, strict: bool = False, chunk_size: int = 1024
 ) -> dict[str, Tensor]:
@@ -60,7 +62,8 @@ def neighborhood_profile(
         \text{coverage} &= \tfrac1N \#\{i : B_i \cap \{y_j\} \ne \emptyset\}.
 
     Two samples of one continuous law have expected density 1 and expected coverage
-    :math:`1 - \prod_{i=1}^{k} (N - i) / (M + N - i)` in any dimension. Compare only equal set sizes.
+    :math:`1 - \prod_{i=1}^{k} (N - i) / (M + N - i)` in any dimension. Compare only equal set sizes. Counts have no
+    gradient.
 
     Args:
         reference: Features of the reference set, (N, D), N > k.

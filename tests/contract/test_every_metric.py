@@ -12,15 +12,20 @@ N = 400
 
 
 def cloud(seed, n=N):
-    """Four Gaussian modes in the plane."""
+    """Four Gaussian modes in the plane, equally many rows of each: a distance must see noise, not uneven counts."""
     source = generator(seed)
     modes = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0], [4.0, 4.0]])
-    return modes[torch.randint(4, (n,), generator=source)] + 0.5 * torch.randn(n, 2, generator=source)
+    return modes[torch.arange(n) % 4] + 0.5 * torch.randn(n, 2, generator=source)
+
+
+def shrink(x, strength):
+    return x.mean(0) + (1 - 0.9 * strength) * (x - x.mean(0))
 
 
 DEGRADATIONS = {
-    "fidelity": lambda x, strength: x + 2 * strength * torch.randn(x.shape, generator=generator(77)),
-    "diversity": lambda x, strength: x.mean(0) + (1 - 0.9 * strength) * (x - x.mean(0)),
+    "fidelity": lambda x, strength: x + 4 * strength * torch.randn(x.shape, generator=generator(77)),
+    "diversity": shrink,
+    "tails": shrink,
 }
 
 
@@ -51,6 +56,19 @@ def test_does_not_depend_on_the_order_of_rows(metric):
 
 
 def test_is_best_on_the_set_itself(metric):
-    reference = cloud(1)
-    itself, other = metric.compute(reference, reference), metric.compute(reference, cloud(2) + 1.5)
-    assert itself > other if metric.higher_is_better else itself < other
+    reference, other = cloud(1), cloud(2)
+    moved = shrink(other, 0.3) if metric.detects == "tails" else other + 1.5  # a set beside the reference is all tail
+    itself, value = metric.compute(reference, reference), metric.compute(reference, moved)
+    assert itself > value if metric.higher_is_better else itself < value
+
+
+def test_is_a_function_of_the_two_sets(metric):
+    """No global generator is read or moved, the dtype is float64, and gradients of the arguments stop nothing."""
+    reference, other = cloud(1), cloud(2)
+    before = torch.get_rng_state()
+    value = metric.compute(reference, other)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert value.dtype == torch.float64
+    assert value.shape == ()
+    torch.manual_seed(5)
+    assert torch.equal(metric.compute(reference.clone().requires_grad_(), other.clone().requires_grad_()), value)
