@@ -1,56 +1,11 @@
 """Closed forms of recursive training: oracles of the tests, overlays of the plots.
 
-A law is named by its regime, then by its quantity: ``replace_expected_variance``, ``accumulate_expected_w2``,
-``real_fraction_moments``. Everywhere t counts model fits, so the generation index of the framework is t - 1.
+A law is addressed by what is fitted, then by its regime and its quantity: ``gaussian.replace_expected_variance``,
+``regression.accumulate_fresh_design_excess_error``, ``categorical.replace_expected_support``. Everywhere t counts model
+fits, so the generation index of the framework is t - 1. The probes, which fit nothing random, are here themselves.
 """
 
-from collapse.theory.gaussian import (
-    replace_expected_std,
-    replace_expected_variance,
-    replace_expected_w2,
-    replace_marginal_variance,
-    replace_mean_covariance,
-    replace_mean_variance,
-    replace_variance_of_variance,
-)
-from collapse.theory.gaussian_accumulate import (
-    accumulate_expected_log_variance,
-    accumulate_expected_std,
-    accumulate_expected_variance,
-    accumulate_expected_w2,
-    accumulate_limit_mean_square_error,
-    accumulate_limit_variance,
-    accumulate_mean_square_error,
-    accumulate_variance_of_variance,
-)
-from collapse.theory.gaussian_log import (
-    replace_critical_multiplier,
-    replace_expected_log_variance,
-    replace_expected_test_nll,
-    replace_log_variance_rate,
-    replace_log_variance_variance,
-    replace_median_variance,
-)
-from collapse.theory.gaussian_mixing import (
-    Moments,
-    SubsampleMoments,
-    accumulate_fresh_moments,
-    accumulate_subsample_moments,
-    real_fraction_contraction,
-    real_fraction_moments,
-    real_fraction_stationary_moments,
-)
-from collapse.theory.gaussian_multivariate import (
-    Bounds,
-    TraceMoments,
-    replace_expected_det,
-    replace_expected_logdet,
-    replace_expected_w2_bivariate_first_fit,
-    replace_log_eigenvalue_rates,
-    replace_mean_square_error,
-    replace_trace_moments,
-    replace_w2_bounds,
-)
+from collapse.theory import categorical, diffusion, gaussian, kde, metric_laws, regression, stability
 from collapse.theory.probes import (
     ADDITIVE,
     CountMoments,
@@ -63,6 +18,14 @@ from collapse.theory.probes import (
 )
 
 __all__ = [
+    # families of laws
+    "gaussian",
+    "regression",
+    "categorical",
+    "kde",
+    "stability",
+    "diffusion",
+    "metric_laws",
     # probes
     "Probe",
     "ADDITIVE",
@@ -72,46 +35,4 @@ __all__ = [
     "accumulate_fresh_probe",
     "real_fraction_probe",
     "subsample_real_count",
-    # gaussian
-    "replace_mean_variance",
-    "replace_mean_covariance",
-    "replace_expected_variance",
-    "replace_variance_of_variance",
-    "replace_expected_std",
-    "replace_marginal_variance",
-    "replace_expected_w2",
-    # gaussian_log
-    "replace_log_variance_rate",
-    "replace_critical_multiplier",
-    "replace_expected_log_variance",
-    "replace_log_variance_variance",
-    "replace_median_variance",
-    "replace_expected_test_nll",
-    # gaussian_multivariate
-    "TraceMoments",
-    "Bounds",
-    "replace_mean_square_error",
-    "replace_trace_moments",
-    "replace_log_eigenvalue_rates",
-    "replace_expected_logdet",
-    "replace_expected_det",
-    "replace_w2_bounds",
-    "replace_expected_w2_bivariate_first_fit",
-    # gaussian_accumulate
-    "accumulate_mean_square_error",
-    "accumulate_expected_variance",
-    "accumulate_variance_of_variance",
-    "accumulate_expected_log_variance",
-    "accumulate_expected_std",
-    "accumulate_expected_w2",
-    "accumulate_limit_variance",
-    "accumulate_limit_mean_square_error",
-    # gaussian_mixing
-    "Moments",
-    "SubsampleMoments",
-    "accumulate_subsample_moments",
-    "accumulate_fresh_moments",
-    "real_fraction_moments",
-    "real_fraction_stationary_moments",
-    "real_fraction_contraction",
 ]

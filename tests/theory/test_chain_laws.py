@@ -283,51 +283,51 @@ def replace_laws(run, t, s):
     n = run.samples
     return {
         "E_mu": run.mean,
-        "Var_mu": theory.replace_mean_variance(t, n, **law),
-        "E_var": theory.replace_expected_variance(t, n, **law),
-        "E_sd": theory.replace_expected_std(t, n, **law),
-        "E_logvar": theory.replace_expected_log_variance(t, n, **law),
-        "Var_logvar": theory.replace_log_variance_variance(t, n),
-        "median_var": theory.replace_median_variance(t, n, **law),
-        "E_W2sq": theory.replace_expected_w2(t, n, **law),
-        "marginal_var": theory.replace_marginal_variance(t, n, **law),
-        "E_test_nll": theory.replace_expected_test_nll(t, n, **law),
-        "Cov_mu_s_mu_t": theory.replace_mean_covariance(s, t, n=n, **law),
+        "Var_mu": theory.gaussian.replace_mean_variance(t, n, **law),
+        "E_var": theory.gaussian.replace_expected_variance(t, n, **law),
+        "E_sd": theory.gaussian.replace_expected_std(t, n, **law),
+        "E_logvar": theory.gaussian.replace_expected_log_variance(t, n, **law),
+        "Var_logvar": theory.gaussian.replace_log_variance_variance(t, n),
+        "median_var": theory.gaussian.replace_median_variance(t, n, **law),
+        "E_W2sq": theory.gaussian.replace_expected_w2(t, n, **law),
+        "marginal_var": theory.gaussian.replace_marginal_variance(t, n, **law),
+        "E_test_nll": theory.gaussian.replace_expected_test_nll(t, n, **law),
+        "Cov_mu_s_mu_t": theory.gaussian.replace_mean_covariance(s, t, n=n, **law),
     }
 
 
 def multivariate_laws(run, t, s):
     law = {"covariance": run.covariance, "ddof": run.ddof}
     names = ("E_trace", "E_trace_sq", "E_trace_of_sq")
-    return dict(zip(names, theory.replace_trace_moments(t, run.samples, **law), strict=True)) | {
-        "E_mu_sqerr": theory.replace_mean_square_error(t, run.samples, **law),
-        "E_logdet": theory.replace_expected_logdet(t, run.samples, **law),
-        "E_det": theory.replace_expected_det(t, run.samples, **law),
+    return dict(zip(names, theory.gaussian.replace_trace_moments(t, run.samples, **law), strict=True)) | {
+        "E_mu_sqerr": theory.gaussian.replace_mean_square_error(t, run.samples, **law),
+        "E_logdet": theory.gaussian.replace_expected_logdet(t, run.samples, **law),
+        "E_det": theory.gaussian.replace_expected_det(t, run.samples, **law),
     }
 
 
 def plane_laws(run, t, s):
     assert t == 1, "beyond the first fit the distance has no closed form in two dimensions"
-    return {"E_W2sq": theory.replace_expected_w2_bivariate_first_fit(run.samples, ddof=run.ddof)}
+    return {"E_W2sq": theory.gaussian.replace_expected_w2_bivariate_first_fit(run.samples, ddof=run.ddof)}
 
 
 def accumulate_laws(run, t, s):
     law = {"n0": run.gold, "ddof": run.ddof, "variance": sum(run.covariance[i][i] for i in range(len(run.covariance)))}
-    expected = theory.accumulate_expected_variance(t, run.samples, **law)
+    expected = theory.gaussian.accumulate_expected_variance(t, run.samples, **law)
     return {
-        "E_mu_sqerr": theory.accumulate_mean_square_error(t, run.samples, **law),
+        "E_mu_sqerr": theory.gaussian.accumulate_mean_square_error(t, run.samples, **law),
         "E_var": expected,
         "E_trace": expected,  # linear in the variance of the real law
-        "Var_var": theory.accumulate_variance_of_variance(t, run.samples, **law),
-        "E_logvar": theory.accumulate_expected_log_variance(t, run.samples, **law),
-        "E_sd": theory.accumulate_expected_std(t, run.samples, **law),
-        "E_W2sq": theory.accumulate_expected_w2(t, run.samples, **law),
+        "Var_var": theory.gaussian.accumulate_variance_of_variance(t, run.samples, **law),
+        "E_logvar": theory.gaussian.accumulate_expected_log_variance(t, run.samples, **law),
+        "E_sd": theory.gaussian.accumulate_expected_std(t, run.samples, **law),
+        "E_W2sq": theory.gaussian.accumulate_expected_w2(t, run.samples, **law),
     }
 
 
 def subsample_laws(run, t, s):
     (regime,) = run.mitigations
-    moments = theory.accumulate_subsample_moments(
+    moments = theory.gaussian.accumulate_subsample_moments(
         t, run.samples, size=regime.subsample, replacement=regime.replacement, n0=run.gold, ddof=run.ddof
     )
     return dict(zip(("E_mu_sqerr", "E_var", "E_poolmean_sqerr", "E_pool_var"), moments, strict=True))
@@ -344,13 +344,13 @@ def fraction_split(run):
 def fraction_laws(run, t, s):
     real, synthetic, first, size = fraction_split(run)
     law = {"n_real": real, "n_synthetic": synthetic, "ddof": run.ddof, "dataset_size": size, "lam": run.lam}
-    moments = theory.real_fraction_moments(t, n_first=first, **law)
+    moments = theory.gaussian.real_fraction_moments(t, n_first=first, **law)
     return {"E_mu_sqerr": moments[0], "E_var": moments[1], "Cov_mu_s_mu_t": 0.0 if synthetic == 0 else None}
 
 
 def stationary_laws(run, t, s):
     real, synthetic, _, size = fraction_split(run)
-    moments = theory.real_fraction_stationary_moments(
+    moments = theory.gaussian.real_fraction_stationary_moments(
         n_real=real, n_synthetic=synthetic, ddof=run.ddof, dataset_size=size, lam=run.lam
     )
     return dict(zip(("E_mu_sqerr", "E_var"), moments, strict=True))
@@ -358,7 +358,7 @@ def stationary_laws(run, t, s):
 
 def accumulate_fresh_laws(run, t, s):
     real, synthetic, first, _ = fraction_split(run)
-    moments = theory.accumulate_fresh_moments(t, n_real=real, n_synthetic=synthetic, n0=first, ddof=run.ddof)
+    moments = theory.gaussian.accumulate_fresh_moments(t, n_real=real, n_synthetic=synthetic, n0=first, ddof=run.ddof)
     return dict(zip(("E_mu_sqerr", "E_var"), moments, strict=True))
 
 

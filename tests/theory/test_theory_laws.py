@@ -3,15 +3,18 @@
 Values are printed with seven significant digits, so the relative tolerance is 1e-6. Row names are those of the table.
 """
 
+import importlib
 import inspect
+import itertools
 import math
+import pkgutil
 
 import numpy as np
 import pytest
-from scipy import integrate, special, stats
+from scipy import integrate, optimize, special, stats
 
 from collapse import theory
-from collapse.theory import ADDITIVE, Probe
+from collapse.theory import ADDITIVE, Probe, gaussian
 from collapse.theory._special import chi_square_quadrature, log_gamma
 
 RTOL = 1e-6
@@ -70,15 +73,15 @@ def test_provenance_row():
 # --- G1, G2, G4: replace, one dimension -----------------------------------------------------------------------------
 
 REPLACE_LAWS = (
-    theory.replace_mean_variance,
-    theory.replace_expected_variance,
-    theory.replace_variance_of_variance,
-    theory.replace_expected_std,
-    theory.replace_expected_log_variance,
-    theory.replace_median_variance,
-    theory.replace_expected_w2,
-    theory.replace_marginal_variance,
-    theory.replace_expected_test_nll,
+    gaussian.replace_mean_variance,
+    gaussian.replace_expected_variance,
+    gaussian.replace_variance_of_variance,
+    gaussian.replace_expected_std,
+    gaussian.replace_expected_log_variance,
+    gaussian.replace_median_variance,
+    gaussian.replace_expected_w2,
+    gaussian.replace_marginal_variance,
+    gaussian.replace_expected_test_nll,
 )
 G1_1 = (2, 4, 27.63861, 1.74114, 0.810262, 2.342225, 3.035441, 6, 3.646254)
 G1_2 = (0.4, 1, 1.225778, 0.9029991, -0.4109394, 0.6676441, 0.5940018, 1.4, 2.182903)
@@ -104,12 +107,12 @@ def test_replace_rows(row, law):
 @pytest.mark.parametrize("row", REPLACE_ROWS)
 def test_log_variance_variance_rows(row):
     arguments, _, _, expected = REPLACE_ROWS[row]
-    assert theory.replace_log_variance_variance(*arguments) == near(expected)
+    assert gaussian.replace_log_variance_variance(*arguments) == near(expected)
 
 
 def test_mean_covariance_rows():
-    assert theory.replace_mean_covariance(2, 5, n=10, ddof=1) == near(0.2)  # G8
-    assert theory.replace_mean_covariance(5, 2, n=10, ddof=1) == near(0.2)
+    assert gaussian.replace_mean_covariance(2, 5, n=10, ddof=1) == near(0.2)  # G8
+    assert gaussian.replace_mean_covariance(5, 2, n=10, ddof=1) == near(0.2)
 
 
 @pytest.mark.parametrize(
@@ -122,14 +125,14 @@ def test_mean_covariance_rows():
     ],
 )
 def test_collapse_rate_rows(n, ddof, rate, multiplier):  # G7
-    assert theory.replace_log_variance_rate(n, ddof=ddof) == near(rate)
-    assert theory.replace_critical_multiplier(n, ddof=ddof) == near(multiplier)
+    assert gaussian.replace_log_variance_rate(n, ddof=ddof) == near(rate)
+    assert gaussian.replace_critical_multiplier(n, ddof=ddof) == near(multiplier)
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 1000, 100_000])
 def test_median_of_one_fit_is_that_of_the_chi_square_law(n):
     exact = stats.chi2(n - 1).median() / n
-    assert theory.replace_median_variance(1, n, ddof=0) == pytest.approx(exact, rel=1e-9)
+    assert gaussian.replace_median_variance(1, n, ddof=0) == pytest.approx(exact, rel=1e-9)
 
 
 def test_median_of_two_fits_of_two_points_is_that_of_a_product_of_chi_squares():
@@ -139,7 +142,7 @@ def test_median_of_two_fits_of_two_points_is_that_of_a_product_of_chi_squares():
             0
         ]
 
-    assert below(theory.replace_median_variance(2, 2, ddof=1)) == pytest.approx(0.5, abs=1e-9)
+    assert below(gaussian.replace_median_variance(2, 2, ddof=1)) == pytest.approx(0.5, abs=1e-9)
 
 
 # --- G3, G5, G6: replace, several dimensions ------------------------------------------------------------------------
@@ -155,18 +158,18 @@ def test_median_of_two_fits_of_two_points_is_that_of_a_product_of_chi_squares():
 )
 def test_multivariate_rows(ddof, error, traces, logdet, det):
     arguments = {"covariance": COVARIANCE, "ddof": ddof}
-    assert theory.replace_mean_square_error(4, 12, **arguments) == near(error)
-    assert theory.replace_trace_moments(4, 12, **arguments) == near(traces)
-    assert theory.replace_expected_logdet(4, 12, **arguments) == near(logdet)
-    assert theory.replace_expected_det(4, 12, **arguments) == near(det)
+    assert gaussian.replace_mean_square_error(4, 12, **arguments) == near(error)
+    assert gaussian.replace_trace_moments(4, 12, **arguments) == near(traces)
+    assert gaussian.replace_expected_logdet(4, 12, **arguments) == near(logdet)
+    assert gaussian.replace_expected_det(4, 12, **arguments) == near(det)
 
 
 def test_eigenvalue_rate_rows():  # G6
-    assert theory.replace_log_eigenvalue_rates(12, 2, ddof=1) == near(np.array([-0.09365494, -0.1986304]))
+    assert gaussian.replace_log_eigenvalue_rates(12, 2, ddof=1) == near(np.array([-0.09365494, -0.1986304]))
 
 
 def test_bivariate_distance_row():
-    assert theory.replace_expected_w2_bivariate_first_fit(10, ddof=1) == near(0.3676717)  # G5.1
+    assert gaussian.replace_expected_w2_bivariate_first_fit(10, ddof=1) == near(0.3676717)  # G5.1
 
 
 @pytest.mark.parametrize("n", [3, 4, 50, 1000])
@@ -175,7 +178,7 @@ def test_bivariate_distance_quadrature(n):
     integral = integrate.quad(lambda s: np.sqrt(1 + s ** (1 / (nu - 1))), 0, 1, epsabs=1e-12)[0]
     root = np.sqrt(2 / n) * np.exp(special.gammaln(nu + 0.5) - special.gammaln(nu))
     exact = 3 * (2 / n + 2 * nu / n + 2 - 2 * root * integral)
-    assert theory.replace_expected_w2_bivariate_first_fit(n, ddof=0, variance=3.0) == pytest.approx(exact, rel=1e-9)
+    assert gaussian.replace_expected_w2_bivariate_first_fit(n, ddof=0, variance=3.0) == pytest.approx(exact, rel=1e-9)
 
 
 @pytest.mark.parametrize("lam", [1.0, 0.8])
@@ -184,21 +187,21 @@ def test_one_dimension_is_a_special_case(ddof, lam):
     options = {"ddof": ddof, "lam": lam}
     covariance = {"covariance": [[4.0]], **options}
     options["variance"] = 4.0
-    mean = theory.replace_expected_variance(5, 10, **options)
-    square = theory.replace_variance_of_variance(5, 10, **options) + mean**2
-    bounds = theory.replace_w2_bounds(5, 10, **covariance)
-    assert theory.replace_trace_moments(5, 10, **covariance) == near((mean, square, square))
-    assert theory.replace_expected_det(5, 10, **covariance) == near(mean)
-    assert theory.replace_expected_logdet(5, 10, **covariance) == near(
-        theory.replace_expected_log_variance(5, 10, **options)
+    mean = gaussian.replace_expected_variance(5, 10, **options)
+    square = gaussian.replace_variance_of_variance(5, 10, **options) + mean**2
+    bounds = gaussian.replace_w2_bounds(5, 10, **covariance)
+    assert gaussian.replace_trace_moments(5, 10, **covariance) == near((mean, square, square))
+    assert gaussian.replace_expected_det(5, 10, **covariance) == near(mean)
+    assert gaussian.replace_expected_logdet(5, 10, **covariance) == near(
+        gaussian.replace_expected_log_variance(5, 10, **options)
     )
-    assert bounds.lower < theory.replace_expected_w2(5, 10, **options) < bounds.upper
+    assert bounds.lower < gaussian.replace_expected_w2(5, 10, **options) < bounds.upper
 
 
 def test_distance_bounds_have_the_published_forms():
-    assert theory.replace_w2_bounds(4, 12, covariance=COVARIANCE, ddof=1) == near((4 * 3 / 12, (2 + 4 / 12) * 3))
-    assert theory.replace_w2_bounds(4, 12, covariance=COVARIANCE, ddof=0) == near((2 * (1 - (11 / 12) ** 2) * 3, 6))
-    bounds = theory.replace_w2_bounds(3, 10, covariance=np.eye(2), ddof=1)
+    assert gaussian.replace_w2_bounds(4, 12, covariance=COVARIANCE, ddof=1) == near((4 * 3 / 12, (2 + 4 / 12) * 3))
+    assert gaussian.replace_w2_bounds(4, 12, covariance=COVARIANCE, ddof=0) == near((2 * (1 - (11 / 12) ** 2) * 3, 6))
+    bounds = gaussian.replace_w2_bounds(3, 10, covariance=np.eye(2), ddof=1)
     assert bounds.lower < 1.072782 < bounds.upper  # G5.2 has no closed form
 
 
@@ -206,18 +209,18 @@ def test_distance_bounds_have_the_published_forms():
 
 
 def test_fresh_row():  # A0: every fit is a first fit
-    assert theory.replace_mean_variance(1, 10, ddof=1) == near(0.1)
-    assert theory.replace_expected_variance(1, 10, ddof=1) == near(1)
-    assert theory.real_fraction_moments(5, n_real=10, n_synthetic=0, n_first=10, ddof=1) == near((0.1, 1))
+    assert gaussian.replace_mean_variance(1, 10, ddof=1) == near(0.1)
+    assert gaussian.replace_expected_variance(1, 10, ddof=1) == near(1)
+    assert gaussian.real_fraction_moments(5, n_real=10, n_synthetic=0, n_first=10, ddof=1) == near((0.1, 1))
 
 
 ACCUMULATE_LAWS = (
-    theory.accumulate_mean_square_error,
-    theory.accumulate_expected_variance,
-    theory.accumulate_variance_of_variance,
-    theory.accumulate_expected_log_variance,
-    theory.accumulate_expected_std,
-    theory.accumulate_expected_w2,
+    gaussian.accumulate_mean_square_error,
+    gaussian.accumulate_expected_variance,
+    gaussian.accumulate_variance_of_variance,
+    gaussian.accumulate_expected_log_variance,
+    gaussian.accumulate_expected_std,
+    gaussian.accumulate_expected_w2,
 )
 A1_1 = (0.1524404, 0.8475596, 0.2661419, -0.3358741, 0.8830604, 0.2338791)
 A1_2 = (0.03992512, 0.9600749, 0.07704591, -0.08145806, 0.9699484, 0.06010313)
@@ -238,28 +241,29 @@ def test_accumulate_rows(row, law):
 
 def test_accumulate_trace_row():  # A8: every second moment is linear in the variance of the real law
     trace = float(np.trace(COVARIANCE))
-    assert theory.accumulate_mean_square_error(8, 10, ddof=0, variance=trace) == near(0.439776)
-    assert theory.accumulate_expected_variance(8, 10, ddof=0, variance=trace) == near(2.560224)
+    assert gaussian.accumulate_mean_square_error(8, 10, ddof=0, variance=trace) == near(0.439776)
+    assert gaussian.accumulate_expected_variance(8, 10, ddof=0, variance=trace) == near(2.560224)
 
 
 def test_accumulate_limit_rows():
-    assert theory.accumulate_limit_variance(10, ddof=0) == near(0.8434358572)
-    assert theory.accumulate_limit_variance(20, ddof=0) == near(0.9197589714)
-    assert theory.accumulate_limit_variance(10, ddof=1) == near(0.9351406537)
-    assert theory.accumulate_limit_variance(20, ddof=1) == near(0.9676635302)
-    assert theory.accumulate_limit_variance(20, ddof=0, n0=40) == near(0.9559120556)
-    assert theory.accumulate_limit_mean_square_error(10) == near(0.1565641428)
-    assert theory.accumulate_limit_mean_square_error(20) == near(0.08024102856)
+    assert gaussian.accumulate_limit_variance(10, ddof=0) == near(0.8434358572)
+    assert gaussian.accumulate_limit_variance(20, ddof=0) == near(0.9197589714)
+    assert gaussian.accumulate_limit_variance(10, ddof=1) == near(0.9351406537)
+    assert gaussian.accumulate_limit_variance(20, ddof=1) == near(0.9676635302)
+    assert gaussian.accumulate_limit_variance(20, ddof=0, n0=40) == near(0.9559120556)
+    assert gaussian.accumulate_limit_mean_square_error(10) == near(0.1565641428)
+    assert gaussian.accumulate_limit_mean_square_error(20) == near(0.08024102856)
 
 
 @pytest.mark.parametrize(("n", "n0", "ddof"), [(10, 10, 0), (1, 2, 1), (30, 7, 1), (5, 40, 0)])
 def test_accumulate_tends_to_its_limit(n, n0, ddof):
-    late = theory.accumulate_expected_variance(1_000_000, n, n0=n0, ddof=ddof, variance=4.0)
-    assert late == pytest.approx(theory.accumulate_limit_variance(n, n0=n0, ddof=ddof, variance=4.0), rel=1e-5)
+    late = gaussian.accumulate_expected_variance(1_000_000, n, n0=n0, ddof=ddof, variance=4.0)
+    assert late == pytest.approx(gaussian.accumulate_limit_variance(n, n0=n0, ddof=ddof, variance=4.0), rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("function", "law"), [(np.log, theory.accumulate_expected_log_variance), (np.sqrt, theory.accumulate_expected_std)]
+    ("function", "law"),
+    [(np.log, gaussian.accumulate_expected_log_variance), (np.sqrt, gaussian.accumulate_expected_std)],
 )
 def test_accumulate_quadrature_with_two_points(function, law):
     """The hardest case: n = n0 = 2, ddof = 1. Over both chi-squares, one degree of freedom each, in polar form."""
@@ -286,7 +290,7 @@ def test_accumulate_quadrature_with_two_points(function, law):
     ids=["A3.1", "A3.2", "A3.3"],
 )
 def test_subsample_rows(ddof, replacement, expected):
-    moments = theory.accumulate_subsample_moments(15, 10, size=10, ddof=ddof, replacement=replacement)
+    moments = gaussian.accumulate_subsample_moments(15, 10, size=10, ddof=ddof, replacement=replacement)
     assert moments == near(expected)
 
 
@@ -296,7 +300,7 @@ def test_subsample_rows(ddof, replacement, expected):
 )
 def test_subsample_plateaus_under_maximum_likelihood_only(ddof, values):
     for t, expected in zip((10, 100, 1000, 10_000), values, strict=True):
-        assert theory.accumulate_subsample_moments(t, 10, size=10, ddof=ddof).variance == pytest.approx(
+        assert gaussian.accumulate_subsample_moments(t, 10, size=10, ddof=ddof).variance == pytest.approx(
             expected, abs=6e-4
         )
 
@@ -315,20 +319,128 @@ REAL_FRACTION_ROWS = {  # options; first fit; t = 10; stationary
 @pytest.mark.parametrize("row", REAL_FRACTION_ROWS)
 def test_real_fraction_rows(row):
     options, n_first, expected, stationary = REAL_FRACTION_ROWS[row]
-    assert theory.real_fraction_moments(10, n_first=n_first, **MIXED, **options) == near(expected)
-    assert theory.real_fraction_stationary_moments(**MIXED, **options) == near(stationary)
+    assert gaussian.real_fraction_moments(10, n_first=n_first, **MIXED, **options) == near(expected)
+    assert gaussian.real_fraction_stationary_moments(**MIXED, **options) == near(stationary)
 
 
 def test_real_fraction_contraction():
-    assert theory.real_fraction_contraction(5, 15, ddof=1) == pytest.approx(0.7835, abs=5e-5)
-    assert theory.real_fraction_contraction(50_000, 150_000, ddof=1) == pytest.approx(0.75, abs=1e-4)
+    assert gaussian.real_fraction_contraction(5, 15, ddof=1) == pytest.approx(0.7835, abs=5e-5)
+    assert gaussian.real_fraction_contraction(50_000, 150_000, ddof=1) == pytest.approx(0.75, abs=1e-4)
 
 
 @pytest.mark.parametrize(
     ("ddof", "expected"), [(0, (0.0532468, 0.9467532)), (1, (0.05480509, 0.9966802))], ids=["A9.1", "A9.2"]
 )
 def test_accumulate_fresh_rows(ddof, expected):
-    assert theory.accumulate_fresh_moments(12, n_real=3, n_synthetic=7, n0=10, ddof=ddof) == near(expected)
+    assert gaussian.accumulate_fresh_moments(12, n_real=3, n_synthetic=7, n0=10, ddof=ddof) == near(expected)
+
+
+# --- A7: weighted means ---------------------------------------------------------------------------------------------
+
+
+def test_weighted_rows():
+    options = {"n_real": 20, "n_synthetic": 20}
+    assert gaussian.weighted_mean_square_error(15, weight=0.61803399, **options) == near(0.0309017)  # A7.1
+    assert gaussian.optimal_real_weight(20, 20) == near(0.6180339887)  # A7.2
+    assert gaussian.weighted_minimal_mean_square_error(20, 20) == near(0.03090169944)
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(0.5, 2 / 3), (0.6180339887, 0.6180339887), (1.0, 1.0)])
+def test_weighted_stationary_errors_of_equally_many_points(weight, expected):
+    assert gaussian.weighted_stationary_mean_square_error(100, 100, weight=weight, variance=100) == near(expected)
+    late = gaussian.weighted_mean_square_error(200, n_real=100, n_synthetic=100, weight=weight, variance=100)
+    assert late == near(expected)
+
+
+@pytest.mark.parametrize(("n_real", "n_synthetic"), [(20, 20), (1, 1), (3, 50), (50, 3)])
+def test_optimal_weight_minimizes_the_stationary_error(n_real, n_synthetic):
+    best = optimize.minimize_scalar(
+        lambda weight: gaussian.weighted_stationary_mean_square_error(n_real, n_synthetic, weight=weight),
+        bounds=(1e-3, 1),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
+    assert best.x > n_real / (n_real + n_synthetic)  # better than equal weights on all points
+    assert gaussian.optimal_real_weight(n_real, n_synthetic) == near(best.x)
+    assert gaussian.weighted_minimal_mean_square_error(n_real, n_synthetic) == near(best.fun)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("t", [1, 2, 6])
+def test_weighted_means_add_their_variances(t, weight):
+    """The fit is a weighted sum of independent means; the weight of the one s fits ago is damped s times."""
+    damped = [(1 - weight) ** s for s in range(t)]
+    real = sum((weight * factor) ** 2 / 5 for factor in damped[:-1])
+    synthetic = sum(((1 - weight) * factor) ** 2 / 8 for factor in damped[:-1])
+    exact = 2.0 * (damped[-1] ** 2 / 12 + real + synthetic)
+    options = {"n_real": 5, "n_synthetic": 8, "n_first": 12, "variance": 2.0}
+    assert gaussian.weighted_mean_square_error(t, weight=weight, **options) == near(exact)
+
+
+# --- known variance: the three pathways -----------------------------------------------------------------------------
+
+
+def test_pathway_rows():
+    assert gaussian.pathways(1) == (1, 1, 1)
+    assert gaussian.pathways(100)[:2] == pytest.approx((100, 1.635), abs=5e-4)
+    for t, expected in [(10, 2.649), (30, 2.836), (100, 2.905)]:
+        assert gaussian.pathways(t).accumulate_subsample == pytest.approx(expected, abs=5e-4)
+    late = gaussian.pathways(1_000_000)
+    assert late[1:] == pytest.approx((math.pi**2 / 6, math.pi**2 / 2 - 2), rel=3e-6)
+
+
+def test_subsample_pathway_is_the_covariance_recursion_of_overlapping_samples():
+    """Fit t is the mean of the fits before it plus a noise; two samples share n²/(tn) points on average."""
+    t = np.arange(1, 501)
+    noise = 1 / np.maximum.outer(t, t).astype(float)
+    np.fill_diagonal(noise, 1)
+    weights = np.linalg.inv(np.eye(500) - np.tril(np.ones((500, 500)), -1) / t[:, None])
+    exact = np.diag(weights @ noise @ weights.T)
+    assert [gaussian.pathways(fit).accumulate_subsample for fit in t] == pytest.approx(exact, rel=1e-9)
+
+
+def enumerated_error(t, n, *, size, n0, replacement):
+    """Expected squared error of fit t over all samples that can be drawn; points are rows of weights on the noises."""
+    errors = []
+
+    def refit(points, fit):
+        b = size if replacement else min(size, len(points))
+        samples = itertools.product(points, repeat=b) if replacement else itertools.combinations(points, b)
+        for sample in samples:
+            mean = np.mean(sample, axis=0)
+            if fit == t:
+                errors.append(mean @ mean)
+                continue
+            fresh = np.eye(len(mean))[n0 + (fit - 1) * n : n0 + fit * n]
+            refit([*points, *(mean + fresh)], fit + 1)
+
+    refit(list(np.eye(n0, n0 + t * n)), 1)
+    return np.mean(errors)
+
+
+@pytest.mark.parametrize(
+    ("t", "n", "n0", "size", "replacement"),
+    [(4, 2, 2, 2, False), (3, 1, 3, 2, False), (3, 3, 2, 1, False), (3, 1, 2, 4, False), (3, 2, 2, 2, True)],
+)
+def test_subsample_with_known_variance_averages_all_samples(t, n, n0, size, replacement):
+    options = {"size": size, "n0": n0, "replacement": replacement}
+    exact = 3.0 * enumerated_error(t, n, **options)
+    law = gaussian.accumulate_subsample_known_variance_mean_square_error
+    assert law(t, n, variance=3.0, **options) == near(exact)
+
+
+@pytest.mark.parametrize("t", [1, 2, 30])
+def test_known_variance_laws_follow_the_pathways(t):
+    factors, n = gaussian.pathways(t), 10**8
+    laws = (
+        gaussian.replace_known_variance_mean_square_error,
+        gaussian.accumulate_known_variance_mean_square_error,
+        gaussian.accumulate_subsample_known_variance_mean_square_error,
+    )
+    assert [n * law(t, n, variance=2.0) / 2 for law in laws] == near(factors)
+    assert 50 * laws[2](30, 50) == near(2.849775701)  # finite n: above the pathway's 2.836450
+    whole = laws[2](t, 4, size=10**6, n0=7)
+    assert laws[1](t, 4, n0=7) == near(whole)
 
 
 # --- the regimes agree where they meet ------------------------------------------------------------------------------
@@ -338,14 +450,17 @@ def test_accumulate_fresh_rows(ddof, expected):
 @pytest.mark.parametrize("t", [1, 6])
 def test_regimes_agree_where_they_meet(t, ddof):
     options = {"ddof": ddof, "variance": 3.0}
-    replace = (theory.replace_mean_variance(t, 8, **options), theory.replace_expected_variance(t, 8, **options))
-    accumulate = (
-        theory.accumulate_mean_square_error(t, 8, n0=12, **options),
-        theory.accumulate_expected_variance(t, 8, n0=12, **options),
+    replace = (
+        gaussian.replace_mean_variance(t, 8, **options),
+        gaussian.replace_expected_variance(t, 8, **options),
     )
-    whole_pool = theory.accumulate_subsample_moments(t, 8, size=1000, n0=12, **options)
-    assert theory.real_fraction_moments(t, n_real=0, n_synthetic=8, n_first=8, **options) == near(replace)
-    assert theory.accumulate_fresh_moments(t, n_real=0, n_synthetic=8, n0=12, **options) == near(accumulate)
+    accumulate = (
+        gaussian.accumulate_mean_square_error(t, 8, n0=12, **options),
+        gaussian.accumulate_expected_variance(t, 8, n0=12, **options),
+    )
+    whole_pool = gaussian.accumulate_subsample_moments(t, 8, size=1000, n0=12, **options)
+    assert gaussian.real_fraction_moments(t, n_real=0, n_synthetic=8, n_first=8, **options) == near(replace)
+    assert gaussian.accumulate_fresh_moments(t, n_real=0, n_synthetic=8, n0=12, **options) == near(accumulate)
     assert whole_pool[:2] == near(accumulate)
 
 
@@ -367,22 +482,35 @@ def test_chi_square_quadrature_has_the_moments_of_the_law(degrees):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: theory.replace_expected_variance(0, 10, ddof=1), "t counts model fits"),
-        (lambda: theory.replace_expected_variance(1, 1, ddof=0), "at least 2"),
-        (lambda: theory.replace_expected_variance(1, 5, ddof=5), "ddof must lie in"),
-        (lambda: theory.replace_expected_variance(1, 5, ddof=1, variance=-1.0), "variance must be positive"),
-        (lambda: theory.replace_expected_variance(1, 5, ddof=1, lam=math.inf), "lam must be positive"),
-        (lambda: theory.replace_expected_test_nll(1, 3, ddof=1), "n must be at least 4"),
-        (lambda: theory.replace_expected_logdet(1, 2, covariance=np.eye(2), ddof=1), "dim must lie in"),
-        (lambda: theory.replace_trace_moments(1, 5, covariance=np.eye(3)[:2], ddof=1), "square matrix"),
-        (lambda: theory.replace_trace_moments(1, 5, covariance=[[1, 1], [0, 1]], ddof=1), "symmetric"),
-        (lambda: theory.replace_trace_moments(1, 5, covariance=np.ones((2, 2)), ddof=1), "positive definite"),
+        (lambda: gaussian.replace_expected_variance(0, 10, ddof=1), "t counts model fits"),
+        (lambda: gaussian.replace_expected_variance(1, 1, ddof=0), "at least 2"),
+        (lambda: gaussian.replace_expected_variance(1, 5, ddof=5), "ddof must lie in"),
+        (lambda: gaussian.replace_expected_variance(1, 5, ddof=1, variance=-1.0), "variance must be positive"),
+        (lambda: gaussian.replace_expected_variance(1, 5, ddof=1, lam=math.inf), "lam must be positive"),
+        (lambda: gaussian.replace_expected_test_nll(1, 3, ddof=1), "n must be at least 4"),
+        (lambda: gaussian.replace_expected_logdet(1, 2, covariance=np.eye(2), ddof=1), "dim must lie in"),
+        (lambda: gaussian.replace_trace_moments(1, 5, covariance=np.eye(3)[:2], ddof=1), "square matrix"),
+        (lambda: gaussian.replace_trace_moments(1, 5, covariance=[[1, 1], [0, 1]], ddof=1), "symmetric"),
+        (lambda: gaussian.replace_trace_moments(1, 5, covariance=np.ones((2, 2)), ddof=1), "positive definite"),
         (lambda: theory.subsample_real_count(1, n=5, size=6), "size must lie in"),
         (lambda: theory.real_fraction_probe(1, ADDITIVE, n_real=0, n_synthetic=0), "n_real \\+ n_synthetic"),
-        (lambda: theory.real_fraction_stationary_moments(n_real=0, n_synthetic=9, ddof=1), "no stationary state"),
         (
-            lambda: theory.real_fraction_moments(2, n_real=5, n_synthetic=5, n_first=9, ddof=1, dataset_size=8),
-            "dataset_size must be at least 9",
+            lambda: gaussian.real_fraction_stationary_moments(n_real=0, n_synthetic=9, ddof=1),
+            "no stationary state",
+        ),
+        (
+            lambda: gaussian.real_fraction_moments(2, n_real=5, n_synthetic=5, n_first=9, ddof=1, dataset_size=4),
+            "dataset_size must be at least 5",
+        ),
+        (
+            lambda: gaussian.weighted_mean_square_error(1, n_real=5, n_synthetic=5, weight=1.2),
+            r"weight must lie in \[0, 1\]",
+        ),
+        (lambda: gaussian.weighted_stationary_mean_square_error(5, 5, weight=0.0), "weight must be positive"),
+        (lambda: gaussian.optimal_real_weight(0, 5), "n_real must be at least 1"),
+        (
+            lambda: gaussian.accumulate_subsample_known_variance_mean_square_error(1, 5, size=0),
+            "size must be at least 1",
         ),
     ],
 )
@@ -391,11 +519,69 @@ def test_arguments_out_of_range_are_refused(call, message):
         call()
 
 
-@pytest.mark.parametrize("name", theory.__all__)
-def test_public_names_are_documented_and_keyword_only_after_two(name):
-    member = getattr(theory, name)
-    if not inspect.isfunction(member):
-        return
-    positional = [p for p in inspect.signature(member).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+# --- the namespace --------------------------------------------------------------------------------------------------
+
+FAMILIES = {name: getattr(theory, name) for name in theory.__all__ if inspect.ismodule(getattr(theory, name))}
+LAWS = {
+    f"{family}.{name}": getattr(namespace, name)
+    for family, namespace in {"theory": theory, **FAMILIES}.items()
+    for name in namespace.__all__
+    if inspect.isfunction(getattr(namespace, name))
+}
+RECURSIVE = {name: law for name, law in LAWS.items() if "t" in inspect.signature(law).parameters}
+SETTINGS = {  # a valid value of every argument without default
+    "bandwidth": 0.5,
+    "covariance": COVARIANCE,
+    "ddof": 1,
+    "dim": 2,
+    "n": 8,
+    "n0": 8,
+    "n_first": 8,
+    "n_real": 4,
+    "n_synthetic": 4,
+    "penalty": 1.0,
+    "probabilities": (0.5, 0.3, 0.2),
+    "probe": ADDITIVE,
+    "pseudocount": 0.5,
+    "real_fraction": 0.5,
+    "s": 3,
+    "size": 4,
+    "weight": 0.5,
+    "x": 0.0,
+}
+
+
+def call(law, t, **changes):
+    required = [p.name for p in inspect.signature(law).parameters.values() if p.default is p.empty and p.name != "t"]
+    return law(t=t, **{name: SETTINGS[name] for name in required} | changes)
+
+
+def test_families_are_submodules():
+    assert set(FAMILIES) == {"gaussian", "regression", "categorical", "kde", "stability", "diffusion", "metric_laws"}
+    assert len(LAWS) > 100
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_export_what_their_modules_do(family):
+    namespace = FAMILIES[family]
+    assert len(set(namespace.__all__)) == len(namespace.__all__)
+    for info in pkgutil.iter_modules(getattr(namespace, "__path__", [])):
+        if not info.name.startswith("_"):
+            module = importlib.import_module(f"{namespace.__name__}.{info.name}")
+            assert set(module.__all__) <= set(namespace.__all__)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_laws_are_documented_and_keyword_only_after_two(name):
+    positional = [p for p in inspect.signature(LAWS[name]).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert len(positional) <= 2
-    assert all(section in member.__doc__ for section in ("Args:", "Returns:", "Raises:"))
+    assert all(section in LAWS[name].__doc__ for section in ("Args:", "Returns:", "Raises:"))
+    assert all(f"        {p}: " in LAWS[name].__doc__ for p in inspect.signature(LAWS[name]).parameters)
+
+
+@pytest.mark.parametrize("name", RECURSIVE)
+def test_laws_start_at_the_first_fit(name):
+    changes = {"n": 1} if "minimum_norm" in name else {}  # fewer rows than features
+    assert np.all(np.isfinite(call(RECURSIVE[name], 1, **changes)))
+    with pytest.raises(ValueError, match=r"^t "):
+        call(RECURSIVE[name], 0, **changes)

@@ -1,8 +1,8 @@
 r"""Laws of the Gaussian replace chain in D dimensions: trace, determinant, anisotropy, Wasserstein distance.
 
-The chain and its conventions are those of :mod:`collapse.theory.gaussian`, with the real law :math:`N(\mu_0, S_0)`;
-t counts model fits, the generation index is t - 1. The fitted covariance is a product of Wishart factors: given the
-past, :math:`(n-\mathrm{ddof})\Sigma_t \sim W_D(\nu, \lambda\Sigma_{t-1})`, :math:`\nu = n - 1`.
+The chain and its conventions are those of :mod:`collapse.theory.gaussian.replace`, with the real law
+:math:`N(\mu_0, S_0)`; t counts model fits, the generation index is t - 1. The fitted covariance is a product of Wishart
+factors: given the past, :math:`(n-\mathrm{ddof})\Sigma_t \sim W_D(\nu, \lambda\Sigma_{t-1})`, :math:`\nu = n - 1`.
 
 Long chains: the smallest eigenvalue decays fastest, so a float64 Cholesky factorization of the fitted covariance
 fails in the end (n = 12, D = 2: half of the chains by generation 327).
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from collapse.theory._checks import check_count, check_covariance, check_fit, check_positive
 from collapse.theory._special import chi_square_quadrature, digamma
-from collapse.theory.gaussian import replace_expected_variance, replace_mean_variance
+from collapse.theory.gaussian.replace import replace_expected_variance, replace_mean_variance
 
 __all__ = [
     "TraceMoments",

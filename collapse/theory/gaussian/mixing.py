@@ -173,8 +173,9 @@ def real_fraction_moments(
         a' &= (n_r/N)^2\sigma_0^2/n_r + 2(n_rn_s/N^2)\,c + (n_s/N)^2(a + \lambda v/n_s)\\
         c' &= (n_r/N)\,\sigma_0^2/M + (n_s/N)\,c
 
-    from :math:`a=\sigma_0^2/n_1, v=\sigma_0^2(n_1-1)/(n_1-\mathrm{ddof}), c=\sigma_0^2/M`. No synthetic point is fresh
-    real data at every generation; no real point is replace.
+    from :math:`a=\sigma_0^2/n_1, v=\sigma_0^2(n_1-1)/(n_1-\mathrm{ddof}), c=\sigma_0^2/\max(M, n_1)`: of dataset and
+    first fit, the one with fewer points is part of the other. No synthetic point is fresh real data at every
+    generation; no real point is replace.
 
     Args:
         t: Number of fits, at least 1.
@@ -183,7 +184,7 @@ def real_fraction_moments(
         n_first: Real points of the first fit, at least 2.
         ddof: 1 for the unbiased variance, 0 for maximum likelihood.
         dataset_size: Real points that exist, M, from which every fit draws its own without replacement. Infinite for
-            fresh points; equal to n_real and n_first for anchors.
+            fresh points; equal to n_real for anchors, which may be fewer than the points of the first fit.
         variance: Variance of the real law, positive.
         lam: Multiplier on the variance of synthetic draws, positive; not a fraction and not a ratio.
 
@@ -194,9 +195,9 @@ def real_fraction_moments(
         ValueError: If an argument is out of its range.
     """
     check_fit(t, n_first, ddof=ddof, variance=variance, lam=lam)
-    check_count("dataset_size", dataset_size, max(n_real, n_first))
+    check_count("dataset_size", dataset_size, n_real)
     matrix, offset = _real_fraction_map(n_real, n_synthetic, ddof, dataset_size, lam)
-    state = np.array([1 / n_first, (n_first - 1) / (n_first - ddof), 1 / dataset_size])
+    state = np.array([1 / n_first, (n_first - 1) / (n_first - ddof), 1 / max(dataset_size, n_first)])
     for _ in range(t - 1):
         state = matrix @ state + offset
     return Moments(variance * float(state[0]), variance * float(state[1]))

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from collapse.theory._checks import check_count, check_fit
 from collapse.theory._special import chi_square_quadrature
-from collapse.theory.gaussian import replace_expected_std
-from collapse.theory.gaussian_log import replace_expected_log_variance
+from collapse.theory.gaussian.logarithm import replace_expected_log_variance
+from collapse.theory.gaussian.replace import replace_expected_std
 
 __all__ = [
     "accumulate_mean_square_error",

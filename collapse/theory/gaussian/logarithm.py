@@ -1,7 +1,7 @@
 r"""Laws of the Gaussian replace chain that see collapse: logarithm, median and decay rate of the variance, likelihood.
 
-The chain and its conventions are those of :mod:`collapse.theory.gaussian`; t counts model fits, the generation index
-is t - 1. The logarithm of the fitted variance is a random walk with independent steps,
+The chain and its conventions are those of :mod:`collapse.theory.gaussian.replace`; t counts model fits, the
+generation index is t - 1. The logarithm of the fitted variance is a random walk with independent steps,
 
 .. math:: \log\sigma_t^2 = \log\sigma_0^2 + (t-1)\log\lambda + \sum_{j=1}^t \log\frac{\chi^2_\nu(j)}{n-\mathrm{ddof}},
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from collapse.theory._checks import check_count, check_fit
 from collapse.theory._special import digamma, log_gamma, trigamma
-from collapse.theory.gaussian import replace_expected_variance
+from collapse.theory.gaussian.replace import replace_expected_variance
 
 __all__ = [
     "replace_log_variance_rate",
