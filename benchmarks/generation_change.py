@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from collapse import VAE, Digits, RecursiveTrainer
+from collapse import VAE, Digits, GenerationStore, RecursiveTrainer
 
 GENERATIONS = 11
 
@@ -48,8 +48,7 @@ def seconds(generations: int, epochs: int) -> float:
             generations,
             samples_per_generation=1347,
             epochs_per_generation=epochs,
-            store=folder,
-            durable=False,
+            store=GenerationStore(folder, durable=False),
             chunk_size=2048,
         )
         trainer = pl.Trainer(

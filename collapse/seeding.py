@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-__all__ = ["Clock", "Stream", "generator", "key", "keyed_rng", "numpy_generator", "reseed"]
+__all__ = ["Clock", "Stream", "generator", "key", "keyed_rng", "numpy_generator", "reseed", "standard_normal"]
 
 _MASK = (1 << 64) - 1
+_BLOCK = 1 << 17  # numbers one thread fills at a time; part of what a chain's draws are
 _CUDA = torch.cuda.is_available()  # tens of microseconds a call: asked once, never in a step
 
 
@@ -73,6 +76,39 @@ def generator(*parts: int, device: torch.device | str = "cpu") -> torch.Generato
 def numpy_generator(*parts: int) -> np.random.Generator:
     """Return a NumPy generator seeded with ``key(*parts)`` (Philox: identical across NumPy releases)."""
     return np.random.Generator(np.random.Philox(key=key(*parts)))
+
+
+def standard_normal(*shape: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Draw standard normal numbers on the generator's device; on the CPU a fifth as long as ``torch.randn`` takes.
+
+    There the numbers come from NumPy's ziggurat, a block of them from a stream of its own (SFC64), so that as many
+    threads as torch uses can fill the result: the numbers do not depend on how many there are.
+
+    Args:
+        shape: Shape of the result.
+        generator: The only source of randomness; advanced by one draw on the CPU.
+        dtype: float64 or float32.
+
+    Returns:
+        Numbers of ``shape``.
+    """
+    if generator.device.type != "cpu":
+        return torch.randn(shape, dtype=dtype, generator=generator, device=generator.device)
+    entropy = int(torch.randint(1 << 62, (), generator=generator))
+    values = torch.empty(math.prod(shape), dtype=dtype)
+
+    def fill(block: int) -> None:
+        part = values[block * _BLOCK : (block + 1) * _BLOCK].numpy()
+        np.random.Generator(np.random.SFC64(key(entropy, block))).standard_normal(out=part, dtype=part.dtype)
+
+    blocks = range(-(-len(values) // _BLOCK))
+    if len(blocks) == 1 or torch.get_num_threads() == 1:
+        for block in blocks:
+            fill(block)
+    else:
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            list(threads.map(fill, blocks))
+    return values.reshape(shape)
 
 
 def reseed(value: int) -> None:

@@ -4,36 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import math
 import os
 import re
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["MappedArray", "array_bytes", "commit", "file_digest", "remove_stale"]
+__all__ = ["MappedArray", "array_digest", "array_parts", "commit", "file_digest", "remove_stale", "tensor_bytes"]
 
 
+_COUNTER = itertools.count()
 _TEMPORARY = re.compile(r".+\.(npy|json|jsonl|yaml|pt|ckpt|png)\.tmp\d+")
 
 
-def commit(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write ``data`` to ``path`` so that a crash leaves the old file or the new one, never a part.
+def commit(path: Path, *parts: bytes | memoryview, durable: bool = True) -> None:
+    """Write ``parts`` to ``path`` so that a crash leaves the old file or the new one, never a part.
 
     The temporary file lies in the same folder: a rename across file systems is a copy, and a copy can be cut short.
 
     Args:
         path: Where the file shall stand; its folder must exist.
-        data: The whole content.
+        parts: The whole content, in order.
         durable: Force it to the disk before returning. Only a store that dies with its process may say no.
     """
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}{next(_COUNTER):06d}")  # of no other thread's
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             if durable:
                 os.fsync(file.fileno())
@@ -60,17 +64,33 @@ def remove_stale(root: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def array_bytes(array: np.ndarray) -> bytes:
-    """Return ``array`` in NumPy's .npy format, without pickle."""
+def array_parts(array: np.ndarray) -> tuple[bytes, memoryview]:
+    """Return header and data of ``array`` in NumPy's .npy format, the data without a copy where it is contiguous."""
     buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    return buffer.getvalue()
+    contiguous = np.ascontiguousarray(array)
+    np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(contiguous))
+    return buffer.getvalue(), contiguous.reshape(-1).view(np.uint8).data
+
+
+def array_digest(array: np.ndarray) -> str:
+    """Return the SHA-256 of the .npy file of an array as 64 hex digits."""
+    digest = hashlib.sha256()
+    for part in array_parts(array):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensor_bytes(content: dict[str, Any]) -> bytes:
+    """Return what ``torch.save`` writes; the same bytes for the same content, as the file's name is not part of it."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 class MappedArray:
@@ -114,6 +134,14 @@ class MappedArray:
             self._array = self._map() if self._array is None else self._array
             return self._array[rows].copy() if isinstance(rows, slice) else self._array[np.asarray(rows)]
         return self._read(np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows))
+
+    def elements(self, rows: slice | np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Return the entries (rows_i, columns_i) of the first two axes, (B, ...)."""
+        places = np.arange(len(self))[rows]
+        if _MAPS.admits(self):
+            self._array = self._map() if self._array is None else self._array
+            return self._array[places, columns]
+        return self._read(places)[np.arange(len(places)), columns]
 
     def release(self) -> None:
         """Drop the map, and with it every resident page."""

@@ -67,7 +67,8 @@ class KeyedBatches(Sampler[Tensor]):
 
     So the union over the processes does not depend on how many there are, given the global batch size. An epoch visits
     every row once: its batches differ in size by one row at most, so there is no odd small one at the end. A step
-    budget takes batches of exactly the global size, lap after lap, each lap a permutation of its own.
+    budget takes batches of exactly the global size, lap after lap, each lap a permutation of its own. All rows in one
+    batch come in their own order: that of the pool, in which a file is read in one piece.
 
     It has no ``set_epoch``: Lightning would write its run-wide epoch there, and after the first batch was prefetched.
 
@@ -100,6 +101,7 @@ class KeyedBatches(Sampler[Tensor]):
                 f"the training set has {rows} rows for {world} processes; use fewer processes or more rows"
             )
         self.rows, self.seed, self.generation, self.rank, self.world = rows, seed, generation, rank, world
+        self.whole = batch_size is None
         self.size = rows if batch_size is None else batch_size * world
         self.laps = steps is not None
         self.steps = steps or min(-(-rows // self.size), rows // world)
@@ -130,6 +132,8 @@ class KeyedBatches(Sampler[Tensor]):
         return batch * self.rows // self.steps, (batch + 1) * self.rows // self.steps
 
     def _order(self, lap: int) -> np.ndarray:
+        if self.whole:
+            return np.arange(self.rows)
         return numpy_generator(self.seed, Stream.ORDER, self.generation, self.epoch, lap).permutation(self.rows)
 
 

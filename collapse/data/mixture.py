@@ -32,6 +32,8 @@ class Mixture:
             mitigation holds rows back (``AnchorReplay(rows="fresh")``).
         real_share: When set, exactly ``round(real_share * size)`` of the rows drawn are real.
         replacement: Draw independently, with replacement.
+        coins: With ``real_share``: every row is real with that probability, by a coin of its own, so that the share
+            holds in expectation only.
     """
 
     weights: Tensor
@@ -40,6 +42,7 @@ class Mixture:
     arrival: Tensor
     real_share: float | None = None
     replacement: bool = False
+    coins: bool = False
 
     @property
     def is_real(self) -> Tensor:
@@ -81,8 +84,11 @@ class Mixture:
         """Replace the weights of the real rows by ``weights`` (N,), of which the synthetic rows' part is ignored."""
         return dataclasses.replace(self, weights=torch.where(self.is_real, weights.double(), self.weights))
 
-    def with_real_fraction(self, alpha: float) -> Mixture:
-        """Give real rows the share ``alpha`` in [0, 1], exact in every draw to the rounding of one row."""
+    def with_real_fraction(self, alpha: float, *, coins: bool = False) -> Mixture:
+        """Give real rows the share ``alpha`` in [0, 1], exact in every draw to the rounding of one row.
+
+        With ``coins`` the share is a probability: each of the ``size`` rows is real or synthetic independently.
+        """
         if not 0 <= alpha <= 1:
             raise ValueError(f"the real fraction must lie in [0, 1], got {alpha}")
         real = float(self.weights[self.is_real].sum())
@@ -90,7 +96,7 @@ class Mixture:
         if (alpha > 0 and real == 0) or (alpha < 1 and synthetic == 0):
             missing = "real" if real == 0 else "synthetic"
             raise ValueError(f"a real fraction of {alpha} needs {missing} rows, and the mixture has none")
-        return dataclasses.replace(self, real_share=alpha)
+        return dataclasses.replace(self, real_share=alpha, coins=coins)
 
     def resized(self, size: int, *, replacement: bool = False) -> Mixture:
         """Draw ``size`` rows: without replacement as far as the rows go round, or independently."""
@@ -123,6 +129,8 @@ class Mixture:
             raise ValueError("the mixture is empty: no row of the pool may be trained on; check the mitigations")
         if self.real_share is None:
             return self._pick(self.weights, self.size, generator, replicates)
+        if self.coins:
+            return self._toss(generator, replicates)
         quota = round(self.real_share * self.size)
         parts = []
         for kind, keep, rows in (("real", self.is_real, quota), ("synthetic", ~self.is_real, self.size - quota)):
@@ -136,21 +144,33 @@ class Mixture:
             parts = [part if part.ndim == 2 else part[:, None].expand(-1, replicates or 1) for part in parts]
         return torch.cat(parts)
 
+    def _toss(self, generator: torch.Generator, replicates: int | None) -> Tensor:
+        real, synthetic = (
+            self._pick(self.weights * keep, self.size, generator, None) for keep in (self.is_real, ~self.is_real)
+        )
+        shape = (self.size,) if replicates is None else (self.size, replicates)
+        heads = torch.rand(shape, dtype=torch.float64, generator=generator) < (self.real_share or 0.0)
+        columns = (..., None) if replicates else ...
+        return torch.where(heads, real[columns], synthetic[columns])
+
     def _pick(self, weights: Tensor, rows: int, generator: torch.Generator, replicates: int | None) -> Tensor:
-        expected = rows * weights / weights.sum()
+        place = weights.nonzero().squeeze(1)  # of a long chain's pool most rows have none
+        weights = weights[place]
         if self.replacement:
             cumulative = weights.cumsum(0)
             shape = (rows,) if replicates is None else (rows, replicates)
             uniform = torch.rand(shape, dtype=torch.float64, generator=generator) * cumulative[-1]
-            return torch.searchsorted(cumulative, uniform, right=True).clamp_(max=len(weights) - 1)
+            return place[torch.searchsorted(cumulative, uniform, right=True).clamp_(max=len(weights) - 1)]
+        expected = rows * weights / weights.sum()
         copies = (expected + 1e-9).floor()
-        whole = torch.repeat_interleave(torch.arange(len(weights)), copies.long())
+        whole = torch.repeat_interleave(place, copies.long())
         left = rows - len(whole)
         if left == 0:
             return whole
         fraction = (expected - copies).clamp_(min=0)
         candidates = fraction.nonzero().squeeze(1)
-        chance = candidates[_systematic(fraction[candidates], left, generator, replicates)]  # (left,) or (left, R)
+        chosen = _systematic(fraction[candidates], left, generator, replicates)  # (left,) or (left, R)
+        chance = place[candidates][chosen]
         return torch.cat([whole if replicates is None else whole[:, None].expand(-1, replicates), chance])
 
 
@@ -160,6 +180,8 @@ def _systematic(fraction: Tensor, rows: int, generator: torch.Generator, replica
     Returns:
         (rows,), or (rows, R) with an independent choice in every column.
     """
+    if replicates is not None and 4 * rows <= len(fraction) and bool((fraction == fraction[0]).all()):
+        return _distinct(len(fraction), rows, generator, replicates)
     if replicates is None:
         order = torch.randperm(len(fraction), generator=generator)[None]
     else:
@@ -171,3 +193,20 @@ def _systematic(fraction: Tensor, rows: int, generator: torch.Generator, replica
     places = torch.searchsorted(cumulative, marks, right=True).clamp_(max=len(fraction) - 1)
     chosen = order.gather(1, places).T  # (rows, R)
     return chosen[:, 0] if replicates is None else chosen
+
+
+def _distinct(total: int, rows: int, generator: torch.Generator, replicates: int) -> Tensor:
+    """Pick ``rows`` of ``total`` positions for every replicate, all subsets equally likely, (rows, R).
+
+    The first distinct values of a sequence of independent draws: draw as many as are missing until none is. The time
+    goes with the rows picked, where a random order of all would cost R times the whole pool.
+    """
+    chosen = torch.randint(total, (replicates, rows), generator=generator).sort(1).values
+    while True:
+        again = torch.zeros_like(chosen, dtype=torch.bool)
+        again[:, 1:] = chosen[:, 1:] == chosen[:, :-1]
+        missing = int(again.sum())
+        if not missing:
+            return chosen.T
+        chosen[again] = torch.randint(total, (missing,), generator=generator)
+        chosen = chosen.sort(1).values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 from collapse.data.files import MappedArray
 from collapse.data.rows import PROVENANCE, UNLABELED, Batch, Origin, decode
 
-__all__ = ["DataPool"]
+__all__ = ["DataPool", "Shard"]
 
 Shard = MappedArray | np.ndarray
+Place = slice | np.ndarray
 
 
 class DataPool:
@@ -52,15 +53,36 @@ class DataPool:
 
     def stored(self, rows: np.ndarray) -> np.ndarray:
         """Return rows (B,) as they are stored, (B, *S), read shard by shard in rising order."""
-        if len(self.shards) == 1:
-            return self.shards[0][rows]
         out = np.empty((len(rows), *self.row_shape), self.dtype)
-        shard_of = np.searchsorted(self.ends, rows, side="right")
-        for index in np.unique(shard_of):
-            here = shard_of == index
-            start = self.ends[index - 1] if index else 0
-            out[here] = self.shards[index][rows[here] - start]
+        for index, here, local in self._by_shard(rows):
+            out[here] = self.shards[index][local]
         return out
+
+    def stored_columns(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows (B, R) of a pool of rows (R, *S'), (B, R, *S'): column r is read from replicate r alone."""
+        out = np.empty((*rows.shape, *self.row_shape[1:]), self.dtype)
+        flat, column = out.reshape(-1, *self.row_shape[1:]), np.tile(np.arange(rows.shape[1]), len(rows))
+        for index, here, local in self._by_shard(rows.reshape(-1)):
+            shard, columns = self.shards[index], column[here]
+            flat[here] = shard.elements(local, columns) if isinstance(shard, MappedArray) else shard[local, columns]
+        return out
+
+    def _by_shard(self, rows: np.ndarray) -> Iterator[tuple[int, Place, Place]]:
+        """Yield (shard, places in ``rows``, rows within the shard); slices where rows follow one another."""
+        if len(rows) and (np.diff(rows) == 1).all():
+            first, last = (int(np.searchsorted(self.ends, row, side="right")) for row in (rows[0], rows[-1]))
+            begin, end = int(rows[0]), int(rows[-1]) + 1
+            for shard in range(first, last + 1):
+                start = int(self.ends[shard - 1]) if shard else 0
+                low, high = max(start, begin), min(int(self.ends[shard]), end)
+                yield shard, slice(low - begin, high - begin), slice(low - start, high - start)
+            return
+        shard_of = np.searchsorted(self.ends, rows, side="right")
+        order = np.argsort(shard_of, kind="stable")
+        bounds = np.searchsorted(shard_of[order], np.arange(len(self.shards) + 1))
+        for index in np.flatnonzero(np.diff(bounds)):
+            here = order[bounds[index] : bounds[index + 1]]
+            yield int(index), here, rows[here] - (int(self.ends[index - 1]) if index else 0)
 
     def gather(self, rows: Tensor) -> Batch:
         """Read a batch.
@@ -71,10 +93,6 @@ class DataPool:
         Returns:
             The batch, with x decoded to what a model sees.
         """
-        if rows.ndim == 2:
-            unique, place = torch.unique(rows, return_inverse=True)
-            x = torch.from_numpy(self.stored(unique.numpy()))[place, torch.arange(rows.shape[1])]
-        else:
-            x = torch.from_numpy(self.stored(rows.numpy()))
+        read = self.stored_columns if rows.ndim == 2 else self.stored
         y = None if self.labels is None else self.labels[rows]
-        return Batch(decode(x), y, self.origin[rows], self.generation[rows], rows)
+        return Batch(decode(torch.from_numpy(read(rows.numpy()))), y, self.origin[rows], self.generation[rows], rows)

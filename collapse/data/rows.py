@@ -93,7 +93,7 @@ def encode(x: Tensor, dtype: np.dtype) -> np.ndarray:
         FloatingPointError: If a value is NaN or infinite: a pool must never hold one.
     """
     values = x.detach().cpu()
-    if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+    if values.is_floating_point() and values.numel() and not bool(torch.isfinite(torch.stack(values.aminmax())).all()):
         raise FloatingPointError(
             "the model sampled NaN or infinite values; lower the learning rate or clip the gradients"
         )

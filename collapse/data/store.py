@@ -14,67 +14,30 @@ bytes. Each manifest names the digest of the one before, so the pools form a cha
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from collapse.data.files import MappedArray, array_bytes, commit, file_digest, remove_stale
-from collapse.data.pool import DataPool
+from collapse.data.files import MappedArray, array_digest, array_parts, commit, file_digest, remove_stale, tensor_bytes
+from collapse.data.manifest import Manifest
+from collapse.data.pool import DataPool, Shard
 from collapse.data.rows import PROVENANCE, Origin, Samples, provenance
 
-__all__ = ["GOLD_CHUNK_BYTES", "GenerationStore", "Manifest", "StoreError"]
+__all__ = ["GOLD_CHUNK_BYTES", "GenerationStore", "StoreError"]
 
-SCHEMA = 1
 GOLD_CHUNK_BYTES = 64 << 20
+QUEUE = 8  # files on their way to the disk before a sampler has to wait
 
 
 class StoreError(RuntimeError):
     """A store that cannot be trusted: a file is missing, has other bytes, or belongs to another chain."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What one generation's folder holds, and where it came from.
-
-    Attributes:
-        generation: First generation allowed to train on these rows; 0 is gold.
-        rows: Number of rows.
-        files: (name, rows, sha256) of every file, in order.
-        parent: Digest of the manifest before; empty for gold.
-        facts: How the rows were made: model digest, sampler settings, seed, what the model was trained on.
-        digest: SHA-256 of all of the above.
-    """
-
-    generation: int
-    rows: int
-    files: list[tuple[str, int, str]]
-    parent: str
-    facts: dict[str, Any] = field(default_factory=dict)
-    schema: int = SCHEMA
-    digest: str = ""
-
-    def sealed(self) -> Manifest:
-        """Return the manifest with its digest filled in."""
-        content = {name: value for name, value in asdict(self).items() if name != "digest"}
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return Manifest(**content, digest=digest)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers: safe in a checkpoint and in JSON."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Manifest:
-        """Inverse of ``to_dict``; a file name that leaves the folder is a ValueError."""
-        strange = [name for name, _, _ in content["files"] if not name or Path(name).name != name]
-        if strange:
-            raise ValueError(f"{strange[0]!r} is no file name")
-        return cls(**{**content, "files": [(str(n), int(r), str(h)) for n, r, h in content["files"]]})
 
 
 class GenerationStore:
@@ -88,13 +51,27 @@ class GenerationStore:
     def __init__(self, root: str | Path, *, durable: bool = True) -> None:
         self.root, self.durable = Path(root), durable
         self.pools = self.root / "generations"
-        self._opened: dict[str, list[tuple[MappedArray, np.ndarray]]] = {}
+        self._opened: dict[str, list[tuple[Shard, np.ndarray]]] = {}
         self._manifests: dict[int, tuple[tuple[int, int, int], Manifest]] = {}
-        self._verified: dict[Path, tuple[tuple[int, int, int], str]] = {}
+        self._verified: dict[str, tuple[tuple[int, int, int], str]] = {}
+        self._folders: dict[int, Path] = {}
+        self._writer: ThreadPoolExecutor | None = None
+        self._queue: list[Future[None]] = []
 
     def folder(self, generation: int) -> Path:
         """Return the folder of the rows first trained on in ``generation``."""
-        return self.pools / f"gen_{generation:03d}"
+        if generation not in self._folders:  # a long chain asks for all of its folders in every generation
+            self._folders[generation] = self.pools / f"gen_{generation:03d}"
+        return self._folders[generation]
+
+    def chunk(self, generation: int, index: int) -> str:
+        """Return the path of a chunk of rows."""
+        return f"{self.folder(generation)}/{_name(index)}"
+
+    def read_chunk(self, generation: int, index: int) -> np.ndarray:
+        """Return the rows of a chunk, whether its generation is committed or not."""
+        self.flush()
+        return MappedArray(self.chunk(generation, index))[:]
 
     def __len__(self) -> int:
         """Number of committed folders, gold included."""
@@ -109,12 +86,12 @@ class GenerationStore:
         Raises:
             StoreError: If there is none, or it does not match its own digest.
         """
-        path = self.folder(generation) / "manifest.json"
+        path = f"{self.folder(generation)}/manifest.json"
         try:
             stamp = _stamp(path)
             if generation in self._manifests and self._manifests[generation][0] == stamp:
                 return self._manifests[generation][1]
-            manifest = Manifest.from_dict(json.loads(path.read_text()))
+            manifest = Manifest.from_dict(json.loads(Path(path).read_text()))
         except FileNotFoundError:
             raise StoreError(f"{path} does not exist; generation {generation} was never committed") from None
         except (ValueError, TypeError, KeyError) as error:
@@ -125,11 +102,58 @@ class GenerationStore:
         return manifest
 
     def write_chunk(self, generation: int, index: int, x: np.ndarray, records: np.ndarray) -> None:
-        """Write chunk ``index`` of a generation: rows and their provenance."""
+        """Write chunk ``index`` of a generation, rows and their provenance, while the caller goes on sampling.
+
+        ``x`` must not change any more. An error shows in a later call, at the latest in ``flush`` or ``seal``.
+        """
         folder = self.folder(generation)
         folder.mkdir(parents=True, exist_ok=True)
-        commit(folder / _name(index), array_bytes(x), durable=self.durable)
-        commit(folder / _records_name(index), array_bytes(records.astype(PROVENANCE)), durable=self.durable)
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, thread_name_prefix="collapse-store")
+        for name, array in ((_name(index), x), (_records_name(index), records.astype(PROVENANCE))):
+            self._queue.append(self._writer.submit(self._put, f"{folder}/{name}", array))
+        self._wait(QUEUE)
+
+    def flush(self) -> None:
+        """Wait until every chunk handed over is written."""
+        self._wait(0)
+
+    def _wait(self, most: int) -> None:
+        """Wait until at most so many files are on their way; after an error none is."""
+        try:
+            while len(self._queue) > most:
+                self._queue.pop(0).result()
+        except BaseException:
+            for job in self._queue:
+                job.cancel()
+            wait(self._queue)
+            self._queue.clear()
+            raise
+
+    def _put(self, path: str, array: np.ndarray) -> None:
+        commit(Path(path), *array_parts(array), durable=self.durable)
+        self._verified[path] = (_stamp(path), array_digest(array))
+
+    def write_state(self, generation: int, state: Mapping[str, Tensor]) -> None:
+        """Write the state dict of the model trained at ``generation``, on the CPU; same bytes for same weights."""
+        path = self._state_path(generation)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {name: value.detach().cpu() for name, value in state.items()}
+        commit(path, tensor_bytes(content), durable=self.durable)
+
+    def state(self, generation: int) -> dict[str, Tensor]:
+        """Read the state dict of the model trained at ``generation``, without unpickling objects.
+
+        Raises:
+            StoreError: If it was not kept.
+        """
+        path = self._state_path(generation)
+        if not path.exists():
+            raise StoreError(f"{path} does not exist: the weights of generation {generation} were not kept")
+        return torch.load(path, weights_only=True, map_location="cpu")
+
+    def _state_path(self, generation: int) -> Path:
+        return self.root / "weights" / f"gen_{generation:03d}.pt"
 
     def seal(self, generation: int, chunks: int, *, parent: str, facts: Mapping[str, Any]) -> Manifest:
         """Commit a generation: hash its ``chunks`` chunk files and write the manifest, last of all.
@@ -138,11 +162,12 @@ class GenerationStore:
             StoreError: If a manifest already stands there with other content: the same weights, seed and generation
                 gave other bytes, so this machine or software does not reproduce the one that wrote it.
         """
+        self.flush()
         files = []
         for index in range(chunks):
-            count = len(MappedArray(self.folder(generation) / _name(index)))
+            count = self._rows(generation, index)
             for name in (_name(index), _records_name(index)):
-                files.append((name, count, self._digest(self.folder(generation) / name)))
+                files.append((name, count, self._digest(f"{self.folder(generation)}/{name}")))
         rows = sum(count for _, count, _ in files[::2])
         manifest = Manifest(generation, rows, files, parent, json.loads(json.dumps(facts))).sealed()
         path = self.folder(generation) / "manifest.json"
@@ -161,6 +186,7 @@ class GenerationStore:
 
         Raises:
             StoreError: If the store holds other gold.
+            ValueError: If a row holds NaN or an infinite value.
         """
         remove_stale(self.root)
         if not len(gold):
@@ -174,13 +200,15 @@ class GenerationStore:
                 "use a new run folder"
             )
         if not len(self):
-            for index, start in enumerate(starts):
-                part = gold[start : start + rows]
-                records = provenance(len(part), origin=Origin.REAL, generation=0, y=part.y)
-                self.write_chunk(0, index, np.asarray(part.x), records)
+            try:
+                for index, start in enumerate(starts):
+                    part = gold[start : start + rows]
+                    records = provenance(len(part), origin=Origin.REAL, generation=0, y=part.y)
+                    self.write_chunk(0, index, _finite(np.asarray(part.x), start), records)
+            finally:
+                self.flush()
             manifest = self.seal(0, len(starts), parent="", facts=facts)
-            for name, _, _ in manifest.files:
-                (self.folder(0) / name).chmod(0o444)
+            self._protect(manifest)
             return manifest
         self._compare_gold(gold, rows)
         return self.manifest(0)
@@ -189,7 +217,7 @@ class GenerationStore:
         for index, start in enumerate(range(0, len(gold), rows)):
             part = gold[start : start + rows]
             records = provenance(len(part), origin=Origin.REAL, generation=0, y=part.y)
-            digests = [hashlib.sha256(array_bytes(array)).hexdigest() for array in (np.asarray(part.x), records)]
+            digests = [array_digest(array) for array in (np.asarray(part.x), records)]
             if digests != [digest for _, _, digest in self.manifest(0).files[2 * index : 2 * index + 2]]:
                 raise StoreError(f"{self.folder(0)} holds other rows than the data set; use a new run folder")
 
@@ -205,7 +233,7 @@ class GenerationStore:
                 "restore it from a backup"
             )
         for name, _, digest in manifest.files:
-            path = self.folder(manifest.generation) / name
+            path = f"{self.folder(manifest.generation)}/{name}"
             try:
                 found = self._digest(path)
             except FileNotFoundError:
@@ -218,27 +246,45 @@ class GenerationStore:
         parts = [part for manifest in manifests for part in self._parts(manifest)]
         return DataPool([shard for shard, _ in parts], [records for _, records in parts])
 
-    def _parts(self, manifest: Manifest) -> list[tuple[MappedArray, np.ndarray]]:
+    def _parts(self, manifest: Manifest) -> list[tuple[Shard, np.ndarray]]:
         """Open a generation's files, once: a chain asks for all of them in every generation."""
         if manifest.digest not in self._opened:
-            folder = self.folder(manifest.generation)
-            names = [name for name, _, _ in manifest.files]
+            paths = [f"{self.folder(manifest.generation)}/{name}" for name, _, _ in manifest.files]
             self._opened[manifest.digest] = [
-                (MappedArray(folder / rows), np.load(folder / records, allow_pickle=False))
-                for rows, records in zip(names[::2], names[1::2], strict=True)
+                self._open(rows, records) for rows, records in zip(paths[::2], paths[1::2], strict=True)
             ]
         return self._opened[manifest.digest]
 
-    def _digest(self, path: Path) -> str:
+    def _open(self, rows: str, records: str) -> tuple[Shard, np.ndarray]:
+        return MappedArray(rows), np.load(records, allow_pickle=False)
+
+    def _rows(self, generation: int, index: int) -> int:
+        return len(MappedArray(self.chunk(generation, index)))
+
+    def _protect(self, manifest: Manifest) -> None:
+        for name, _, _ in manifest.files:
+            (self.folder(manifest.generation) / name).chmod(0o444)
+
+    def _digest(self, path: str) -> str:
         stamp = _stamp(path)
         known = self._verified.get(path)
         if known is None or known[0] != stamp:
-            known = self._verified[path] = (stamp, file_digest(path))
+            known = self._verified[path] = (stamp, file_digest(Path(path)))
         return known[1]
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
+def _finite(x: np.ndarray, first: int) -> np.ndarray:
+    """Return gold rows, of which the first is row ``first``; a model fitted on NaN is NaN ever after."""
+    if x.dtype.kind == "f" and x.size and not np.isfinite([x.min(), x.max()]).all():
+        bad = first + np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))
+        raise ValueError(
+            f"the gold set holds NaN or infinite values in {len(bad)} of its rows, row {bad[0]} first; drop these rows"
+        )
+    return x
+
+
+def _stamp(path: str) -> tuple[int, int, int]:
+    status = os.stat(path)  # noqa: PTH116 - a Path takes longer to make than to ask
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 

@@ -103,14 +103,19 @@ class MitigationStack(Sequence[Mitigation]):
             self._note(self.owners[Claim.INITIALIZATION], True)
         return mixture
 
+    def weigh(self, batch: Batch, module: GenerativeModule) -> Tensor | None:
+        """Return the product of all factors on the rows of a batch, (B,) or (B, R); None without any."""
+        weights = None
+        for mitigation in self._weighers:
+            factor = mitigation.weigh(batch, module)
+            self._note(mitigation, (factor != 1).any())
+            weights = factor if weights is None else weights * factor
+        return weights
+
     def objective(self, outputs: Mapping[str, Tensor], batch: Batch, module: GenerativeModule) -> Tensor:
         """Return mean_i (prod_k w_k,i) loss_i + sum_k penalty_k, the scalar to minimize."""
-        loss = outputs["loss"]
-        for mitigation in self._weighers:
-            weight = mitigation.weigh(batch, module)
-            self._note(mitigation, (weight != 1).any())
-            loss = loss * weight
-        total = loss.mean()
+        loss, weights = outputs["loss"], self.weigh(batch, module)
+        total = loss.mean() if weights is None else (loss * weights).mean()
         for mitigation in self._regularizers:
             penalty = mitigation.regularize(outputs, batch, module)
             self._note(mitigation, penalty != 0)

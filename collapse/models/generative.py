@@ -15,7 +15,7 @@ from collapse.arguments import Remembers
 from collapse.data.rows import Batch
 from collapse.seeding import Clock, Stream, generator, reseed
 
-__all__ = ["GenerativeModule", "Objective", "SampleFn"]
+__all__ = ["GenerativeModule", "Objective", "RowWeights", "SampleFn"]
 
 SampleFn = Callable[[int, torch.Generator], Tensor]
 """(n, generator) -> (n, *S): what a harvest calls, and what ``wrap_sampler`` wraps."""
@@ -23,10 +23,18 @@ SampleFn = Callable[[int, torch.Generator], Tensor]
 Objective = Callable[[Mapping[str, Tensor], Batch, "GenerativeModule"], Tensor]
 """(outputs, batch, module) -> (): the scalar to minimize."""
 
+RowWeights = Callable[[Batch, "GenerativeModule"], Tensor | None]
+"""(batch, module) -> factors on the loss of each row, (B,), or (B, R) where replicates have rows of their own; None
+for ones."""
+
 
 def mean_loss(outputs: Mapping[str, Tensor], batch: Batch, module: GenerativeModule) -> Tensor:
     """Return the plain mean of the per-row losses: the objective of a module without mitigations."""
     return outputs["loss"].mean()
+
+
+def unweighted(batch: Batch, module: GenerativeModule) -> None:
+    """Give every row the weight one: the row weights of a module without mitigations."""
 
 
 class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
@@ -45,7 +53,11 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
         learning_rate: Step size of the default optimizer, Adam.
         clock: Where in the chain the module stands; set by ``RecursiveTrainer``. With one, every step draws from its
             own key; without one, from torch's global generator as anywhere else.
-        objective: The socket: turns outputs into the scalar to minimize.
+        objective: A socket: turns outputs into the scalar to minimize.
+        weigh: A socket: weights the rows of a batch. Part of ``objective``; a model that is fitted in closed form
+            asks for the weights themselves.
+        training_facts: What is known of the training set at hand (``rows``, ``real_fraction``, ...); set by
+            ``RecursiveTrainer``, empty without one.
     """
 
     reads_batches: ClassVar[bool] = True
@@ -56,16 +68,18 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
     def __init__(self) -> None:
         super().__init__()
         self.objective: Objective = mean_loss
+        self.weigh: RowWeights = unweighted
+        self.training_facts: Mapping[str, Any] = {}
         self.epoch_sums: dict[str, Tensor] = {}
         self.epoch_steps = 0
 
-    def attach(self, clock: Clock, objective: Objective) -> None:
+    def attach(self, clock: Clock, objective: Objective, weigh: RowWeights) -> None:
         """Let a chain key the steps and shape the loss."""
-        self.clock, self.objective = clock, objective
+        self.clock, self.objective, self.weigh = clock, objective, weigh
 
     def detach(self) -> None:
         """Be an ordinary LightningModule again."""
-        self.clock, self.objective = None, mean_loss
+        self.clock, self.objective, self.weigh, self.training_facts = None, mean_loss, unweighted, {}
 
     @abc.abstractmethod
     def loss(self, batch: Batch) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from collapse.callbacks.evaluation import GenerationEvaluation
+from collapse.data.memory import MemoryStore
 from collapse.data.module import RecursiveDataModule
+from collapse.data.pool import DataPool
 from collapse.data.store import GenerationStore
 from collapse.mitigations.mitigation import Mitigation
-from collapse.recursion.checkpointing import AtomicCheckpointIO, EpochCheckpoint, load_weights, newest_checkpoint
+from collapse.recursion.checkpointing import AtomicCheckpointIO, EpochCheckpoint, newest_checkpoint
 from collapse.recursion.ledger import read_measurements
 from collapse.recursion.lightning import NoProfiler
 from collapse.recursion.trainer import RecursiveTrainer
@@ -54,28 +56,42 @@ class Chain:
     """What a chain left behind; everything is read from its run folder.
 
     Attributes:
-        root: The run folder.
         records: One record per finished generation.
+        store: The pools.
     """
 
-    root: Path
     records: list[Record]
+    store: GenerationStore
     _folder: Any = field(default=None, repr=False, compare=False)  # keeps a temporary run folder alive
 
     @classmethod
-    def load(cls, root: str | Path, *, folder: Any = None) -> Chain:
+    def load(cls, root: str | Path) -> Chain:
         """Read the chain in ``root``.
 
         Raises:
             StoreError: If there is none.
         """
-        store = GenerationStore(root)
+        return cls._of(GenerationStore(root))
+
+    @classmethod
+    def _of(cls, store: GenerationStore, folder: Any = None) -> Chain:
         store.manifest(0)
         metrics: dict[int, dict[str, float]] = {}
         for row in read_measurements(store.root / "metrics.jsonl"):
             metrics.setdefault(row.generation, {})[row.name] = row.value
         records = [_record(store, index, metrics.get(index, {})) for index in range(len(store) - 1)]
-        return cls(store.root, records, folder)
+        return cls(records, store, folder)
+
+    @property
+    def root(self) -> Path:
+        """The run folder. The rows of a chain that ran without one are written when it is asked for."""
+        if isinstance(self.store, MemoryStore):
+            self.store.write_files()
+        return self.store.root
+
+    def pool(self) -> DataPool:
+        """Return every row of the chain with its provenance: gold, then what each model sampled."""
+        return self.store.pool([self.store.manifest(index) for index in range(len(self.store))])
 
     def state(self, generation: int) -> dict[str, Tensor]:
         """Return the state dict of the model trained at ``generation``, on the CPU; negative counts from the end.
@@ -86,7 +102,7 @@ class Chain:
         index = generation + len(self.records) if generation < 0 else generation
         if not 0 <= index < len(self.records):
             raise IndexError(f"generation {generation} is not one of the chain's {len(self.records)}")
-        return load_weights(self.root, index)
+        return self.store.state(index)
 
 
 def _record(store: GenerationStore, index: int, metrics: dict[str, float]) -> Record:
@@ -123,6 +139,7 @@ def run_chain(
     store: str | Path | None = None,
     initialization: str = "fresh",
     chunk_size: int = 1024,
+    keep_weights: bool | Collection[int] = True,
     evaluate: bool = True,
     **trainer_options: Any,
 ) -> Chain:
@@ -140,10 +157,11 @@ def run_chain(
         epochs_per_generation: Passes over the training set per generation.
         steps_per_generation: Batches per generation instead.
         seed: Everything random derives from it.
-        store: The run folder. None for a temporary one, which goes with the returned chain: one process, nothing of it
-            forced to the disk, no checkpoint.
+        store: The run folder. None for a temporary one, which goes with the returned chain: one process, rows in
+            memory, no checkpoint.
         initialization: ``"fresh"``, ``"same"`` or ``"warm"``.
         chunk_size: Rows per call of the sampler.
+        keep_weights: Keep every generation's weights, none, or those of the given generations.
         evaluate: Add a ``GenerationEvaluation`` unless the callbacks hold one; it skips replicated data.
         trainer_options: Anything else ``pl.Trainer`` takes, ``callbacks``, ``logger``, ``devices`` for example.
 
@@ -162,16 +180,17 @@ def run_chain(
     """
     folder = _TemporaryFolder() if store is None else None
     root = folder.path if folder else Path(store or "")
+    pools = MemoryStore(root) if folder else GenerationStore(root)
     recursion = RecursiveTrainer(
         generations,
         samples_per_generation=samples_per_generation,
-        store=root,
+        store=pools,
         epochs_per_generation=epochs_per_generation,
         steps_per_generation=steps_per_generation,
         seed=seed,
         initialization=initialization,
         chunk_size=chunk_size,
-        durable=folder is None,
+        keep_weights=keep_weights,
     )
     callbacks = _as_list(trainer_options.pop("callbacks", None))
     if evaluate and not any(isinstance(callback, GenerationEvaluation) for callback in callbacks):
@@ -198,7 +217,7 @@ def run_chain(
         )
     resume = None if folder else newest_checkpoint(root)
     trainer.fit(module, datamodule=data, ckpt_path=resume)
-    return Chain.load(root, folder=folder)
+    return Chain._of(pools, folder)
 
 
 class _TemporaryFolder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,13 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from collapse.data.files import commit
-from collapse.data.store import GenerationStore
+from collapse.data.files import commit, tensor_bytes
 
 __all__ = [
     "AtomicCheckpointIO",
     "EpochCheckpoint",
     "StepCheckpoint",
-    "load_weights",
     "newest_checkpoint",
-    "save_weights",
-    "weights_path",
 ]
 
 
@@ -39,7 +34,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Save completely or not at all."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        commit(target, _bytes(checkpoint))
+        commit(target, tensor_bytes(checkpoint))
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
@@ -134,27 +129,3 @@ def newest_checkpoint(root: str | Path) -> Path | None:
         if not (inside and last_batch) and (best is None or order > best[0]):
             best = (order, path)
     return best[1] if best else None
-
-
-def weights_path(root: Path, generation: int) -> Path:
-    """Return where the weights of the model trained at ``generation`` lie."""
-    return root / "weights" / f"gen_{generation:03d}.pt"
-
-
-def save_weights(store: GenerationStore, generation: int, state: dict[str, torch.Tensor]) -> None:
-    """Write a trained model's state dict, on the CPU; the same bytes for the same weights."""
-    path = weights_path(store.root, generation)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    commit(path, _bytes({name: value.detach().cpu() for name, value in state.items()}), durable=store.durable)
-
-
-def load_weights(root: Path, generation: int) -> dict[str, torch.Tensor]:
-    """Read what ``save_weights`` wrote."""
-    return torch.load(weights_path(root, generation), weights_only=True, map_location="cpu")
-
-
-def _bytes(content: dict[str, Any]) -> bytes:
-    # Through memory: saved under a file's own name, the archive would hold that (temporary) name.
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()

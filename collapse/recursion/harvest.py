@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from collapse.data.generation import Generation
+from collapse.data.manifest import Manifest
 from collapse.data.rows import Origin, Samples, encode, provenance
-from collapse.data.store import GenerationStore, Manifest
+from collapse.data.store import GenerationStore
 from collapse.mitigations.stack import MitigationStack
 from collapse.models.generative import SampleFn
 from collapse.recursion.lightning import together
@@ -100,14 +101,17 @@ def write_samples(
     target, rows, pool = generation.index + 1, generation.samples_per_generation, generation.pool
     chunks, world = -(-rows // chunk_size), trainer.world_size
     with together(trainer), sampling(module):
-        for turn in range(-(-chunks // world)):
-            index = min(turn * world + trainer.global_rank, chunks - 1)
-            count = min(chunk_size, rows - index * chunk_size)
-            x = draw_chunk(sample, count, (generation.seed, Stream.SAMPLE, target, index), module.device)
-            if turn * world + trainer.global_rank == index:
-                values = encode(_shaped(x, count, pool.row_shape), pool.dtype)
-                records = provenance(count, origin=Origin.SYNTHETIC, generation=target)
-                store.write_chunk(target, index, values, records)
+        try:
+            for turn in range(-(-chunks // world)):
+                index = min(turn * world + trainer.global_rank, chunks - 1)
+                count = min(chunk_size, rows - index * chunk_size)
+                x = draw_chunk(sample, count, (generation.seed, Stream.SAMPLE, target, index), module.device)
+                if turn * world + trainer.global_rank == index:
+                    values = encode(_shaped(x, count, pool.row_shape), pool.dtype)
+                    records = provenance(count, origin=Origin.SYNTHETIC, generation=target)
+                    store.write_chunk(target, index, values, records)
+        finally:
+            store.flush()  # whatever happened: nothing is written behind the back of what comes next
     return chunks
 
 
@@ -121,10 +125,8 @@ def _shaped(x: Tensor, rows: int, row_shape: tuple[int, ...]) -> Tensor:
 
 
 def _read_chunks(store: GenerationStore, generation: int, chunks: int) -> Samples:
-    folder = store.folder(generation)
-    candidates = [np.load(folder / f"chunk_{index:05d}.npy", allow_pickle=False) for index in range(chunks)]
-    x, y = Samples(np.concatenate(candidates)).tensors()
-    return Samples(x, y)
+    candidates = [store.read_chunk(generation, index) for index in range(chunks)]
+    return Samples(Samples(np.concatenate(candidates)).tensors()[0])
 
 
 def _write_kept(store: GenerationStore, kept: Samples, generation: int, *, chunk_size: int, dtype: np.dtype) -> int:

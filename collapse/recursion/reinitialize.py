@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from collapse.arguments import Remembers
+from collapse.models.estimators import Estimator
 from collapse.seeding import Stream, key, keyed_rng
 
 __all__ = ["INITIALIZATIONS", "check_initialization", "reinitialize", "twin_of"]
@@ -39,7 +40,7 @@ def twin_of(module: pl.LightningModule) -> pl.LightningModule:
             give the same network again.
     """
     name, twin = type(module).__name__, _made_again(module)
-    mine, its = _shapes(module), _shapes(twin)
+    mine, its = _shapes(module), _shapes(twin)  # those of buffers that follow the training set do not count
     different = [tensor for tensor in {**mine, **its} if mine.get(tensor) != its.get(tensor)]
     if different:
         raise ValueError(
@@ -57,7 +58,9 @@ def twin_of(module: pl.LightningModule) -> pl.LightningModule:
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
+    free = module.sized_by_data if isinstance(module, Estimator) else frozenset()
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return {name: tensor.shape for name, tensor in tensors if name not in free}
 
 
 def _made_again(module: pl.LightningModule) -> pl.LightningModule:
@@ -99,5 +102,7 @@ def reinitialize(module: pl.LightningModule, *, seed: int, generation: int, init
     fresh = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
     with torch.no_grad():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if tensor.shape != fresh[name].shape:
+                tensor.resize_(fresh[name].shape)
             tensor.copy_(fresh[name])
     module.zero_grad(set_to_none=True)

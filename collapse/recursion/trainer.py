@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from torch import Tensor
 
 from collapse.data.generation import Generation
 from collapse.data.loading import TrainingSet
-from collapse.data.store import GenerationStore, Manifest
+from collapse.data.manifest import Manifest
+from collapse.data.store import GenerationStore
 from collapse.mitigations.mitigation import Mitigation
 from collapse.mitigations.stack import MitigationStack
 from collapse.models.generative import GenerativeModule
-from collapse.recursion.checkpointing import save_weights
 from collapse.recursion.checks import check_budget, check_loader, check_module, check_trainer
 from collapse.recursion.composition import compose
 from collapse.recursion.early_stopping import GenerationEarlyStopping
@@ -48,7 +49,7 @@ class RecursiveTrainer(pl.Callback):
     Args:
         generations: How many models to train, at least 1; model 0 on gold alone.
         samples_per_generation: Rows sampled from each, at least 1.
-        store: The run folder.
+        store: The run folder, or a store in it.
         epochs_per_generation: Passes over the training set per generation, at least 1.
         steps_per_generation: Batches per generation instead: as many laps as that takes, so that the budget does not
             grow with the pool.
@@ -56,8 +57,7 @@ class RecursiveTrainer(pl.Callback):
         initialization: ``"fresh"``: new random weights in every generation; ``"same"``: generation 0's; ``"warm"``:
             the last generation's.
         chunk_size: Rows per call of the sampler.
-        keep_weights: Keep every generation's weights under ``store/weights``.
-        durable: Force files to the disk; False only for a folder that dies with the process.
+        keep_weights: Keep every generation's weights, none, or those of the given generations.
     """
 
     def __init__(
@@ -65,14 +65,13 @@ class RecursiveTrainer(pl.Callback):
         generations: int,
         *,
         samples_per_generation: int,
-        store: str | Path,
+        store: str | Path | GenerationStore,
         epochs_per_generation: int = 1,
         steps_per_generation: int | None = None,
         seed: int = 0,
         initialization: str = "fresh",
         chunk_size: int = 1024,
-        keep_weights: bool = True,
-        durable: bool = True,
+        keep_weights: bool | Collection[int] = True,
     ) -> None:
         check_budget(
             generations=generations,
@@ -84,9 +83,9 @@ class RecursiveTrainer(pl.Callback):
         check_initialization(initialization)
         self.generations, self.samples_per_generation = generations, samples_per_generation
         self.epochs_per_generation, self.steps_per_generation = epochs_per_generation, steps_per_generation
-        self.initialization, self.chunk_size = initialization, chunk_size
-        self.keep_weights, self.seed, self.clock = keep_weights, seed, Clock(seed)
-        self.store = GenerationStore(store, durable=durable)
+        self.initialization, self.chunk_size, self.seed, self.clock = initialization, chunk_size, seed, Clock(seed)
+        self.kept = range(generations) if keep_weights is True else keep_weights or ()
+        self.store = store if isinstance(store, GenerationStore) else GenerationStore(store)
         self.stack = MitigationStack()
         self._replicates: int | None = None
         self._means: dict[str, float] = {}
@@ -157,7 +156,7 @@ class RecursiveTrainer(pl.Callback):
             mitigation.engaged = True
         data.attach(self, pl_module)
         if isinstance(pl_module, GenerativeModule):
-            pl_module.attach(self.clock, self.stack.objective)
+            pl_module.attach(self.clock, self.stack.objective, self.stack.weigh)
         reinitialize(pl_module, seed=self.seed, generation=0, initialization=self.initialization)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -169,6 +168,8 @@ class RecursiveTrainer(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Begin generation 0, or take up where a checkpoint left off."""
         check_loader(trainer)
+        if isinstance(pl_module, GenerativeModule):
+            pl_module.training_facts = self.compose(self.generation).facts or {}
         self.ledger.restart(self.generation + (self.pending is not None))
         if self.pending is not None and self.generation + 1 >= self.generations:
             trainer.should_stop = True  # a finished chain, resumed
@@ -234,8 +235,8 @@ class RecursiveTrainer(pl.Callback):
         generation = self.compose(self.generation)
         self.stack.finalize(module, generation)
         with together(trainer):
-            if self.keep_weights and trainer.is_global_zero:
-                save_weights(self.store, generation.index, module.state_dict())
+            if generation.index in self.kept and trainer.is_global_zero:
+                self.store.write_state(generation.index, module.state_dict())
         self.pending = harvest(
             trainer,
             module,
@@ -281,6 +282,7 @@ class RecursiveTrainer(pl.Callback):
         generation = self.compose(self.generation + 1)
         if isinstance(module, GenerativeModule):
             module.clock = Clock(self.seed, generation.index)  # what configure_optimizers sees; ours flips last
+            module.training_facts = generation.facts or {}
         reinitialize(module, seed=self.seed, generation=generation.index, initialization=self.initialization)
         self.stack.initialize(module, generation)
         renew_optimizers(trainer)

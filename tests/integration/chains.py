@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from collapse.data import RingOfGaussians, Samples
+from collapse.data import GenerationStore, RingOfGaussians, Samples
 from collapse.data.generation import GenerationCallback
 from collapse.data.module import RecursiveDataModule
 from collapse.mitigations import NoEffectWarning
@@ -162,9 +162,8 @@ def recursion_for(root: Path, **settings):
         "samples_per_generation": 48,
         "epochs_per_generation": 1 if "steps_per_generation" in settings else 2,
         "chunk_size": 20,
-        "durable": False,
     }
-    return RecursiveTrainer(store=root, **{**defaults, **settings})
+    return RecursiveTrainer(store=GenerationStore(root, durable=False), **{**defaults, **settings})
 
 
 def train(

@@ -24,7 +24,8 @@ from collapse import (
 from collapse.callbacks.evaluation import IdentityFeatures
 from collapse.config import ConfigError, load
 from collapse.config import execute as execution
-from collapse.data.store import GenerationStore, Manifest, StoreError
+from collapse.data.manifest import Manifest
+from collapse.data.store import GenerationStore, StoreError
 from collapse.mitigations import MitigationStack
 from collapse.recursion import Chain
 from collapse.recursion.checks import check_module

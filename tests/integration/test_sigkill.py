@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from collapse.data.files import MappedArray
+from collapse.data.store import GenerationStore
 from collapse.recursion import AtomicCheckpointIO, newest_checkpoint
-from collapse.recursion.checkpointing import load_weights
 
 CHILD = Path(__file__).with_name("killable_chain.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -291,7 +291,7 @@ def test_readers_refuse_pickles(tmp_path, marker):
     path = tmp_path / "weights" / "gen_000.pt"
     path.parent.mkdir()
     torch.save({"weight": torch.ones(1), "other": Payload(marker)}, path)
-    for read in (lambda: AtomicCheckpointIO().load_checkpoint(path), lambda: load_weights(tmp_path, 0)):
+    for read in (lambda: AtomicCheckpointIO().load_checkpoint(path), lambda: GenerationStore(tmp_path).state(0)):
         with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
             read()
     np.save(tmp_path / "rows.npy", np.array([Payload(marker)], dtype=object), allow_pickle=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from collapse import theory
-from collapse.data import GaussianData, GenerationStore, Origin, RecursiveDataModule, Samples
+from collapse.data import GaussianData, Origin, RecursiveDataModule, Samples
 from collapse.mitigations import AnchorReplay, DataAccumulation, Mitigation, RealOnly
 from collapse.models import Gaussian
 from collapse.models.estimators import Estimator
@@ -39,7 +39,7 @@ class ProbeModule(Estimator):
     """Fits the mean of its rows, samples ``probe.emit(mean)``, and counts the real rows, replicate by replicate."""
 
     def __init__(self, probe: Probe, replicates: int | None = None) -> None:
-        super().__init__()
+        super().__init__((1,), replicates)
         self.probe = probe
         chains = () if replicates is None else (replicates,)
         self.register_buffer("total", torch.zeros(*chains, 1, dtype=torch.float64))
@@ -50,9 +50,9 @@ class ProbeModule(Estimator):
         for buffer in self.buffers():
             buffer.zero_()
 
-    def update(self, x):
-        self.total += x.sum(0)
-        self.count += len(x)
+    def update(self, batch, weights=None):
+        self.total += batch.x.sum(0).reshape(self.total.shape)
+        self.count += len(batch.x)
 
     def training_step(self, batch, batch_idx):
         super().training_step(batch, batch_idx)
@@ -195,8 +195,7 @@ def execute(run: Run) -> Fits:
         evaluate=False,
     )
     states = [chain.state(generation) for generation in range(run.generations)]
-    store = GenerationStore(chain.root)
-    pool = store.pool([store.manifest(generation) for generation in range(run.generations)])
+    pool = chain.store.pool([chain.store.manifest(generation) for generation in range(run.generations)])
     accumulates = any(isinstance(mitigation, DataAccumulation) for mitigation in run.mitigations)
     rows = pool.gather(torch.arange(len(pool))).x if accumulates else None
     model = Gaussian(dim, run.ddof, run.replicates)

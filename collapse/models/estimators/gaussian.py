@@ -11,14 +11,19 @@ from torch import Tensor
 
 from collapse.data.rows import Batch
 from collapse.models.estimators.estimator import Estimator
+from collapse.seeding import standard_normal
 
 __all__ = ["Gaussian"]
+
+BLOCK = 1 << 18  # numbers worked on at a time: as many as a processor's cache holds
 
 
 class Gaussian(Estimator):
     r"""Mean and covariance of the training set; samples from N(mean, lambda * covariance).
 
     .. math:: \mu = \frac1n \sum_i x_i, \qquad \Sigma = \frac{1}{n - \mathrm{ddof}} \sum_i (x_i-\mu)(x_i-\mu)^\top
+
+    With row weights w both sums are weighted, and n is the sum of the weights.
 
     Args:
         dim: Dimension d of a row, at least 1.
@@ -27,11 +32,13 @@ class Gaussian(Estimator):
             almost surely with both.
         replicates: R independent chains, on data with rows (R, d); None for rows (d,).
         variance_multiplier: lambda, at least 0; 1 is unbiased sampling. A recorded sampler setting.
+        known_variance: Do not fit the covariance: it is this number, above 0, times the identity.
 
     Attributes:
         mean: (R, d) float64.
         covariance: (R, d, d) float64.
-        count: () rows fitted on.
+        scatter: (R, d, d) float64, the sum of the outer products of deviations.
+        count: (R,) float64, rows fitted on, or the sum of their weights.
 
     References:
         Shumailov et al., Nature 631, 2024 (ddof=1); Alemohammad et al., ICLR 2024, arXiv:2307.01850 (the bias lambda).
@@ -39,26 +46,32 @@ class Gaussian(Estimator):
 
     mean: Tensor
     covariance: Tensor
-    count: Tensor
     scatter: Tensor
+    count: Tensor
 
     def __init__(
-        self, dim: int = 1, ddof: int = 1, replicates: int | None = None, variance_multiplier: float = 1.0
+        self,
+        dim: int = 1,
+        ddof: int = 1,
+        replicates: int | None = None,
+        *,
+        variance_multiplier: float = 1.0,
+        known_variance: float | None = None,
     ) -> None:
-        super().__init__()
-        if dim < 1 or ddof not in (0, 1) or variance_multiplier < 0 or (replicates is not None and replicates < 1):
+        if dim < 1 or ddof not in (0, 1) or variance_multiplier < 0:
             raise ValueError(
-                "Gaussian needs dim >= 1, ddof 0 or 1, replicates >= 1 or None and variance_multiplier >= 0, "
-                f"got dim={dim}, ddof={ddof}, replicates={replicates}, "
-                f"variance_multiplier={variance_multiplier}"
+                "Gaussian needs dim >= 1, ddof 0 or 1 and variance_multiplier >= 0, "
+                f"got dim={dim}, ddof={ddof}, variance_multiplier={variance_multiplier}"
             )
-        self.dim, self.ddof, self.replicates = dim, ddof, replicates
+        if known_variance is not None and not 0 < known_variance < math.inf:
+            raise ValueError(f"known_variance={known_variance} must be above 0 and finite, or None to fit it")
+        super().__init__((dim,), replicates)
+        self.dim, self.ddof, self.known_variance = dim, ddof, known_variance
         self.variance_multiplier = variance_multiplier
-        chains = replicates or 1
-        self.register_buffer("mean", torch.zeros(chains, dim, dtype=torch.float64))
-        self.register_buffer("covariance", torch.zeros(chains, dim, dim, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("scatter", torch.zeros(chains, dim, dim, dtype=torch.float64), persistent=False)
+        self.register_buffer("mean", torch.zeros(self.chains, dim, dtype=torch.float64))
+        self.register_buffer("covariance", torch.zeros(self.chains, dim, dim, dtype=torch.float64))
+        self.register_buffer("scatter", torch.zeros(self.chains, dim, dim, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros(self.chains, dtype=torch.float64))
 
     @property
     def sampler_settings(self) -> dict[str, Any]:
@@ -67,37 +80,41 @@ class Gaussian(Estimator):
 
     def begin(self) -> None:
         """Forget the rows taken up so far."""
-        for buffer in (self.mean, self.covariance, self.count, self.scatter):
+        for buffer in (self.mean, self.covariance, self.scatter, self.count):
             buffer.zero_()
 
-    def update(self, x: Tensor) -> None:
-        """Merge the moments of ``x`` (B, R, d) or (B, d) into the running ones.
-
-        Raises:
-            ValueError: If the rows have another size.
+    def update(self, batch: Batch, weights: Tensor | None = None) -> None:
+        """Merge the moments of the rows (B, R, d) into the running ones.
 
         References:
             Chan, Golub, LeVeque, "Algorithms for computing the sample variance", 1983, equations 2.1.
         """
-        if x[:1].numel() != self.mean.numel():
-            raise ValueError(
-                f"Gaussian(dim={self.dim}, replicates={self.replicates}) cannot take up rows of shape "
-                f"{tuple(x.shape[1:])}; give it the data's dim and replicates"
-            )
-        rows = x.to(torch.float64).reshape(len(x), *self.mean.shape)
-        total = self.count + len(rows)
-        mean = rows.mean(0)
-        shift = mean - self.mean
-        rows = rows - mean
-        self.scatter += einsum(rows, rows, "b r i, b r j -> r i j")
-        self.scatter += einsum(shift, shift, "r i, r j -> r i j") * (self.count * len(rows) / total)
-        self.mean += shift * (len(rows) / total)
-        self.count.copy_(total)
-        torch.div(self.scatter, self.count - self.ddof, out=self.covariance)
+        count, mean, scatter = self.count[:, None], self.mean, self.scatter
+        size = max(1, BLOCK // (self.chains * self.dim))
+        for start in range(0, len(batch.x), size):
+            rows = batch.x[start : start + size].to(torch.float64)
+            factor = None if weights is None else weights[start : start + size, :, None].expand(-1, self.chains, 1)
+            here = torch.full_like(count, len(rows)) if factor is None else factor.sum(0)
+            center = rows.mean(0) if factor is None else (factor * rows).sum(0) / here.clamp_min(torch.finfo().tiny)
+            total = count + here
+            shift, share = center - mean, here / total.clamp_min(torch.finfo().tiny)
+            scatter = scatter + _scatter(rows - center, factor) + _outer(shift) * (count * share)[:, :, None]
+            count, mean = total, mean + shift * share
+        self.count.copy_(count[:, 0])
+        self.mean.copy_(mean)
+        self.scatter.copy_(scatter)
+
+    def finish(self) -> None:
+        """Set the covariance; zero where there are too few rows for one."""
+        if self.known_variance is not None:
+            self.covariance.copy_(torch.eye(self.dim).to(self.covariance) * self.known_variance)
+        else:
+            divisor = (self.count - self.ddof)[:, None, None]
+            self.covariance.copy_(torch.where(divisor > 0, self.scatter / divisor, 0))
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the negative log-likelihood of each row in nats, averaged over replicates, (B,)."""
-        deviation = batch.x.to(torch.float64).reshape(len(batch.x), *self.mean.shape) - self.mean
+        deviation = self.arranged(batch.x).to(torch.float64) - self.mean
         solved = torch.linalg.solve(self.covariance, rearrange(deviation, "b r d -> r d b"))
         distance = einsum(deviation, solved, "b r d, r d b -> b r")
         constant = self.dim * math.log(2 * math.pi) + torch.linalg.slogdet(self.covariance).logabsdet
@@ -109,18 +126,34 @@ class Gaussian(Estimator):
         Raises:
             ValueError: If the model was fitted on too few rows to have a covariance.
         """
-        if self.count <= self.ddof:
-            raise ValueError(
-                f"Gaussian(ddof={self.ddof}) was fitted on {int(self.count)} rows; it needs more than ddof"
-            )
-        noise = torch.randn(n, *self.mean.shape, dtype=torch.float64, generator=generator, device=self.mean.device)
-        x = self.mean + einsum(noise, self._factor(), "n r j, r i j -> n r i")
-        return x if self.replicates is not None else x[:, 0]
+        self.check_fitted()
+        x = standard_normal(n, *self.mean.shape, generator=generator)
+        factor = self.factor(self.variance_multiplier * self.covariance)
+        x = x.mul_(factor[..., 0]) if self.dim == 1 else einsum(x, factor, "n r j, r i j -> n r i")
+        return self.emitted(x.add_(self.mean))
 
-    def _factor(self) -> Tensor:
-        """(R, d, d) square root of the sampling covariance. By eigenvalues: a Cholesky factorization fails on a
-        covariance that has collapsed, which is what this model is here to do."""
+    def check_fitted(self) -> None:
+        """Raise ValueError if there is no covariance to sample with."""
+        least = float(self.count.min())
+        if not least > (0 if self.known_variance is not None else self.ddof):
+            raise ValueError(f"{self.describe()} was fitted on {least:g} rows; it needs more than ddof")
+
+    def factor(self, covariance: Tensor) -> Tensor:
+        """Return a square root of covariances (R, d, d). By eigenvalues: a Cholesky factorization fails on one that
+        has collapsed, which is what this model is here to do."""
         if self.dim == 1:
-            return (self.variance_multiplier * self.covariance).sqrt()
-        values, vectors = torch.linalg.eigh(self.variance_multiplier * self.covariance)
+            return covariance.clamp_min(0).sqrt()
+        values, vectors = torch.linalg.eigh(covariance)
         return vectors * values.clamp_min(0).sqrt()[:, None, :]
+
+
+def _scatter(rows: Tensor, weights: Tensor | None) -> Tensor:
+    """(R, d, d) sum over (B, R, d) deviations of their weighted outer products."""
+    if rows.shape[-1] == 1:
+        square = rows.square_()
+        return (square if weights is None else square.mul_(weights)).sum(0)[..., None]
+    return einsum(rows if weights is None else weights * rows, rows, "b r i, b r j -> r i j")
+
+
+def _outer(x: Tensor) -> Tensor:
+    return x[:, :, None] * x[:, None, :]

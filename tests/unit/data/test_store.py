@@ -11,8 +11,9 @@ import torch
 
 from collapse.data import GenerationStore, Origin, RingOfGaussians, Samples
 from collapse.data import store as store_module
+from collapse.data.manifest import Manifest
 from collapse.data.rows import provenance
-from collapse.data.store import Manifest, StoreError
+from collapse.data.store import StoreError
 from collapse.models import VAE
 from collapse.recursion import Chain, run_chain
 
@@ -238,6 +239,7 @@ def test_other_rows_under_a_committed_manifest_are_refused(store):
 
 def test_a_folder_without_a_manifest_is_not_part_of_the_store(store):
     store.write_chunk(3, 0, np.zeros((4, 3), np.float32), provenance(4, origin=Origin.SYNTHETIC, generation=3))
+    store.flush()
     (store.folder(3) / "chunk_00001.npy.tmp77").write_bytes(b"half")
     again = opened(store)
     assert len(again) == 3

@@ -17,11 +17,17 @@ def rows(n, replicates=3, dim=2, seed=0):
     return 5 + noise @ mix.T
 
 
+def batch_of(x):
+    nothing = torch.zeros(len(x), dtype=torch.int64)
+    return Batch(x, None, nothing, nothing, torch.arange(len(x)))
+
+
 def fitted(x, sizes, **arguments):
     model = Gaussian(dim=x.shape[-1], replicates=x.shape[1], **arguments)
     model.begin()
     for part in x.split(sizes):
-        model.update(part)
+        model.update(batch_of(part))
+    model.finish()
     return model
 
 
@@ -38,18 +44,16 @@ def test_moments_equal_numpy_whatever_the_batches(ddof, sizes):
 
 def test_a_new_pass_forgets_the_last_one():
     model = fitted(rows(50), 50)
-    model.begin()
-    model.update(rows(20, seed=1))
+    model.fit(rows(20, seed=1))
     np.testing.assert_allclose(model.covariance, fitted(rows(20, seed=1), 20).covariance, rtol=1e-12)
-    assert model.count == 20
+    assert (model.count == 20).all()
 
 
 def test_loss_is_the_negative_log_density():
     x = rows(30, replicates=1)
     model = fitted(x, 30)
-    batch = Batch(x, None, torch.zeros(30), torch.zeros(30), torch.arange(30))
     wanted = -multivariate_normal(model.mean[0], model.covariance[0]).logpdf(x[:, 0].numpy())
-    np.testing.assert_allclose(model.loss(batch), wanted, rtol=1e-10)
+    np.testing.assert_allclose(model.loss(batch_of(x)), wanted, rtol=1e-10)
 
 
 @pytest.mark.parametrize("multiplier", [1.0, 0.5])
@@ -90,12 +94,39 @@ def test_too_few_rows_are_refused():
         model.sample(3, generator(0))
 
 
-@pytest.mark.parametrize("arguments", [{"dim": 0}, {"ddof": 2}, {"replicates": 0}, {"variance_multiplier": -1.0}])
+@pytest.mark.parametrize("sizes", [100, 7, 1])
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_weighted_moments_equal_numpy(sizes, ddof):
+    x, weights = rows(100), torch.rand(100, 3, dtype=torch.float64, generator=generator(5))
+    weights[:10] = 0
+    model = Gaussian(2, ddof, 3)
+    model.begin()
+    for part, factor in zip(x.split(sizes), weights.split(sizes), strict=True):
+        model.update(batch_of(part), factor)
+    model.finish()
+    for replicate in range(3):
+        values, factor = x[:, replicate].numpy(), weights[:, replicate].numpy()
+        np.testing.assert_allclose(model.mean[replicate], np.average(values, axis=0, weights=factor), rtol=1e-12)
+        wanted = np.cov(values.T, aweights=factor, ddof=0) * factor.sum() / (factor.sum() - ddof)
+        np.testing.assert_allclose(model.covariance[replicate], wanted, rtol=1e-10)
+
+
+def test_a_known_variance_is_not_fitted():
+    model = Gaussian(2, replicates=3, known_variance=4.0)
+    model.fit(rows(1))
+    np.testing.assert_array_equal(model.mean, rows(1)[0])
+    np.testing.assert_array_equal(model.covariance, 4 * torch.eye(2, dtype=torch.float64).expand(3, 2, 2))
+    assert abs(float(model.sample(20_000, generator(0)).var()) - 4 - float(rows(1)[0].var(correction=0))) < 0.1
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"dim": 0}, {"ddof": 2}, {"replicates": 0}, {"variance_multiplier": -1.0}, {"known_variance": 0.0}]
+)
 def test_misuse_is_refused(arguments):
     with pytest.raises(ValueError, match=f"{next(iter(arguments))}={next(iter(arguments.values()))}"):
         Gaussian(**arguments)
 
 
 def test_rows_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"Gaussian\(dim=1, replicates=None\) cannot take up rows of shape \(3, 2\)"):
-        Gaussian().update(rows(5))
+    with pytest.raises(ValueError, match=r"Gaussian\(\) cannot take up rows of shape \(3, 2\)"):
+        Gaussian().fit(rows(5))

@@ -1,0 +1,81 @@
+"""A store whose rows stay in memory, for chains that are gone with their process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from collapse.data.files import array_digest, array_parts, commit
+from collapse.data.manifest import Manifest
+from collapse.data.pool import Shard
+from collapse.data.store import GenerationStore, StoreError
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore(GenerationStore):
+    """Manifests in a folder, rows and weights in memory until somebody asks for the files.
+
+    The same manifests, digests and order of events as on disk; what is left out is the disk, which an estimator with
+    thousands of replicates would spend most of its time on. One process only.
+
+    Args:
+        root: The run folder.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        super().__init__(root, durable=False)
+        self._arrays: dict[str, np.ndarray] = {}
+        self._digests: dict[str, str] = {}
+        self._states: dict[int, dict[str, Tensor]] = {}
+
+    def write_files(self) -> None:
+        """Write rows and weights of every generation to the run folder, where ``GenerationStore`` finds them."""
+        self.flush()
+        for path, array in self._arrays.items():
+            if not Path(path).exists():
+                commit(Path(path), *array_parts(array), durable=False)
+        for generation, state in self._states.items():
+            super().write_state(generation, state)
+
+    def write_state(self, generation: int, state: Mapping[str, Tensor]) -> None:
+        """Keep the state dict of the model trained at ``generation``."""
+        self._states[generation] = {name: value.detach().cpu().clone() for name, value in state.items()}
+
+    def state(self, generation: int) -> dict[str, Tensor]:
+        """Return the state dict of the model trained at ``generation``."""
+        if generation not in self._states:
+            raise StoreError(f"the weights of generation {generation} were not kept")
+        return {name: value.clone() for name, value in self._states[generation].items()}
+
+    def read_chunk(self, generation: int, index: int) -> np.ndarray:
+        """Return the rows of a chunk, whether its generation is committed or not."""
+        self.flush()
+        return self._arrays[self.chunk(generation, index)]
+
+    def manifest(self, generation: int) -> Manifest:
+        """Return a committed manifest."""
+        return self._manifests[generation][1] if generation in self._manifests else super().manifest(generation)
+
+    def verify(self, manifest: Manifest) -> None:
+        """Check that the store has not been given another pool in the meantime; there are no files to be changed."""
+        if self.manifest(manifest.generation).digest != manifest.digest:
+            raise StoreError(f"{self.folder(manifest.generation)} holds another pool than the one this run was using")
+
+    def _put(self, path: str, array: np.ndarray) -> None:
+        self._arrays[path], self._digests[path] = array, array_digest(array)
+
+    def _open(self, rows: str, records: str) -> tuple[Shard, np.ndarray]:
+        return self._arrays[rows], self._arrays[records]
+
+    def _rows(self, generation: int, index: int) -> int:
+        return len(self._arrays[self.chunk(generation, index)])
+
+    def _protect(self, manifest: Manifest) -> None:
+        pass
+
+    def _digest(self, path: str) -> str:
+        return self._digests[path]
