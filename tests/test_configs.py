@@ -54,7 +54,7 @@ def test_data_configs_that_need_a_root_build_with_one(name, tmp_path):
 
 @pytest.mark.parametrize("name", names_in("model"))
 def test_model_configs_build(name):
-    data = "gaussian" if name == "gaussian" else "digits"
+    data = "digits" if name.startswith("vae") else "gaussian"
     config = load(None, [f"data={data}", f"model={name}"]).config
     model = build_model(config, build_data(config))
     assert model.describe() == model.twin().describe()

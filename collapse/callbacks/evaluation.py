@@ -58,7 +58,7 @@ def profile(
     values = {f"fd_{kind}": float(frechet_distance(features, others))}
     near = min(neighbors, len(features) - 1, len(others) - 1)
     values.update({name: float(value) for name, value in neighborhood_profile(features, others, k=near).items()})
-    values["variance_ratio"] = float(variance_ratio(reference.flatten(1), generated.flatten(1)))
+    values["variance_ratio"] = float(variance_ratio(*(rows.reshape(len(rows), -1) for rows in (reference, generated))))
     if classes is not None and isinstance(extractor, ClassifierFeatures):
         wanted, found = (class_histogram(extractor.classify(rows), classes) for rows in (reference, generated))
         values["class_total_variation"] = float(total_variation(wanted, found))

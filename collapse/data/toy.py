@@ -1,52 +1,18 @@
-"""Rows drawn from laws known in closed form: oracles for estimators, and planes on which a collapse can be seen."""
+"""Rows drawn from normal laws and mixtures of them: the laws that estimators are judged by."""
 
 from __future__ import annotations
 
-import abc
-import math
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
+from einops import einsum
 from torch import Tensor
 
-from collapse.data.module import RecursiveDataModule
+from collapse.data.drawn import DrawnData
 from collapse.data.rows import Samples
-from collapse.seeding import Stream, generator
+from collapse.seeding import standard_normal
 
-__all__ = ["GaussianData", "GridOfGaussians", "RingOfGaussians", "TwoMoons"]
-
-GOLD, REFERENCE = 0, 1
-
-
-class DrawnData(RecursiveDataModule):
-    """Gold and reference rows drawn from one law, each once, at the first call, from a key of its own."""
-
-    def __init__(self, rows: int, reference_rows: int, seed: int, batch_size: int | None, num_workers: int) -> None:
-        super().__init__(batch_size, num_workers)
-        if min(rows, reference_rows) < 1:
-            raise ValueError(f"rows = {rows} and reference_rows = {reference_rows} must both be at least 1")
-        self.rows, self.reference_rows, self.seed = rows, reference_rows, seed
-
-    @abc.abstractmethod
-    def draw(self, rows: int, rng: torch.Generator) -> Samples:
-        """Draw ``rows`` independent rows of the law with ``rng`` alone."""
-
-    @cached_property
-    def _gold(self) -> Samples:
-        return self.draw(self.rows, generator(self.seed, Stream.DATA, GOLD))
-
-    @cached_property
-    def _reference(self) -> Samples:
-        return self.draw(self.reference_rows, generator(self.seed, Stream.DATA, REFERENCE))
-
-    def gold(self) -> Samples:
-        """Return the rows drawn for training."""
-        return self._gold
-
-    def reference(self) -> Samples:
-        """Return the rows drawn for comparison."""
-        return self._reference
+__all__ = ["GaussianData", "GaussianMixtureData"]
 
 
 class GaussianData(DrawnData):
@@ -84,10 +50,9 @@ class GaussianData(DrawnData):
         batch_size: int | None = None,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(rows, reference_rows, seed, batch_size, num_workers)
-        if dim < 1 or (replicates is not None and replicates < 1):
-            raise ValueError(f"dim = {dim} and replicates = {replicates} must be at least 1; None is no replicate axis")
-        self.replicates = replicates
+        super().__init__(rows, reference_rows, seed, batch_size, num_workers, replicates)
+        if dim < 1:
+            raise ValueError(f"dim = {dim} must be at least 1")
         self.mean, self.std = coordinates("mean", mean, dim), coordinates("std", std, dim)
         if bool((self.std <= 0).any()):
             raise ValueError(f"std = {std} must be above 0 in every coordinate")
@@ -96,162 +61,83 @@ class GaussianData(DrawnData):
     def draw(self, rows: int, rng: torch.Generator) -> Samples:
         """Draw float64 rows, (rows, d) or (rows, R, d)."""
         axes = () if self.replicates is None else (self.replicates,)
-        noise = torch.randn(rows, *axes, len(self.mean), generator=rng, dtype=torch.float64)
+        noise = standard_normal(rows, *axes, len(self.mean), generator=rng)
         x = noise.mul_(self.std) if self.factor is None else noise @ self.factor.T
         return Samples(x.add_(self.mean))
 
 
-class PlaneData(DrawnData):
-    """Labeled float32 points (2,): a mode chosen with equal probability, then a place around it."""
+class GaussianMixtureData(DrawnData):
+    r"""Rows of a mixture of normal laws, one experiment or R independent ones at once.
 
-    @abc.abstractmethod
+    .. math:: k \sim \pi, \qquad x \sim \mathcal N(\mu_k, \Sigma_k)
+
+    Args:
+        weights: Probability pi of each of the K components, at least 0, summing to one.
+        means: K numbers, or K rows of d numbers.
+        stds: Standard deviation of each component, the same in all coordinates, above 0; one number or K of them.
+        covariances: K positive definite matrices (d, d) as nested lists; they take the place of ``stds``.
+        rows: Gold rows of each experiment.
+        replicates: R experiments side by side, rows of shape (R, d) without labels; None for rows of shape (d,),
+            labeled with their component.
+        reference_rows, seed, batch_size, num_workers: As in ``GaussianData``.
+
+    Raises:
+        ValueError: If an argument is outside its range or has not one entry per component.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[float],
+        means: Sequence[float] | Sequence[Sequence[float]],
+        *,
+        stds: float | Sequence[float] = 1.0,
+        covariances: Sequence[Sequence[Sequence[float]]] | None = None,
+        rows: int = 1000,
+        replicates: int | None = None,
+        reference_rows: int = 1000,
+        seed: int = 0,
+        batch_size: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(rows, reference_rows, seed, batch_size, num_workers, replicates)
+        self.means = torch.as_tensor(means, dtype=torch.float64).reshape(len(means), -1)
+        self.weights = probabilities(weights, len(means))
+        if covariances is None:
+            self.factors = scales(stds, len(means))[:, None, None] * torch.eye(self.means.shape[1], dtype=torch.float64)
+        elif len(covariances) == len(means):
+            self.factors = torch.stack([cholesky(covariance, self.means.shape[1]) for covariance in covariances])
+        else:
+            raise ValueError(f"covariances has {len(covariances)} matrices for {len(means)} means; give one for each")
+        self.classes = len(means) if replicates is None else None  # a row of R points has no one label
+
     def modes(self) -> Tensor:
-        """Return the mean of every mode, (K, 2) float64; row k is that of label k."""
-
-    @abc.abstractmethod
-    def scatter(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """Draw one point per label, (n, 2) float64."""
+        """Return the means, (K, d); row k is that of label k."""
+        return self.means
 
     def draw(self, rows: int, rng: torch.Generator) -> Samples:
-        """Draw labels and a point for each."""
-        labels = torch.randint(len(self.modes()), (rows,), generator=rng)
-        return Samples(self.scatter(labels, rng).float(), labels)
+        """Draw float64 rows and their labels, (rows, d), or rows alone, (rows, R, d)."""
+        count, dim = rows * (self.replicates or 1), self.means.shape[1]
+        uniform = torch.rand(count, dtype=torch.float64, generator=rng)
+        labels = torch.bucketize(uniform, self.weights.cumsum(0)[:-1], right=True)
+        noise = standard_normal(count, dim, generator=rng)
+        x = self.means[labels] + einsum(self.factors[labels], noise, "n i j, n j -> n i")
+        return Samples(x, labels) if self.replicates is None else Samples(x.reshape(rows, self.replicates, dim))
 
 
-class IsotropicModes(PlaneData):
-    """Equal round normal laws around the modes."""
-
-    std: float
-
-    def scatter(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """Draw normal points around the modes of ``labels``."""
-        return self.modes()[labels] + self.std * plane_noise(len(labels), rng)
+def probabilities(weights: Sequence[float], count: int) -> Tensor:
+    """Return the weights of ``count`` components as (count,) float64."""
+    given = torch.as_tensor(weights, dtype=torch.float64)
+    if given.shape != (count,) or bool((given < 0).any()) or not abs(float(given.sum()) - 1) < 1e-6:
+        raise ValueError(f"weights = {weights} must be {count} probabilities, one per mean, that sum to one")
+    return given
 
 
-class RingOfGaussians(IsotropicModes):
-    r"""Equal normal laws on a circle.
-
-    .. math:: \mu_k = r\,(\cos 2\pi k/K,\; \sin 2\pi k/K), \qquad x \sim \mathcal N(\mu_k, s^2 I_2)
-
-    Args:
-        modes: Their number K, at least 1.
-        radius: Radius r of the circle.
-        std: Standard deviation s of each, at least 0.
-        rows, reference_rows, seed, batch_size, num_workers: As in ``GaussianData``.
-
-    Raises:
-        ValueError: If an argument is outside its range.
-    """
-
-    def __init__(
-        self,
-        modes: int = 8,
-        radius: float = 1.0,
-        *,
-        std: float = 0.05,
-        rows: int = 1000,
-        reference_rows: int = 1000,
-        seed: int = 0,
-        batch_size: int | None = 128,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(rows, reference_rows, seed, batch_size, num_workers)
-        if modes < 1 or std < 0:
-            raise ValueError(f"modes = {modes} must be at least 1 and std = {std} at least 0")
-        self.classes = self.count = modes
-        self.radius, self.std = radius, std
-
-    def modes(self) -> Tensor:
-        """Return the centers counter-clockwise from the positive x-axis, (K, 2)."""
-        angles = torch.arange(self.count, dtype=torch.float64) * (2 * math.pi / self.count)
-        return self.radius * torch.stack([angles.cos(), angles.sin()], dim=1)
-
-
-class GridOfGaussians(IsotropicModes):
-    r"""Equal normal laws on a square grid around the origin.
-
-    .. math:: \mu_{im+j} = a\,\bigl(i - \tfrac{m-1}2,\; j - \tfrac{m-1}2\bigr), \qquad x \sim \mathcal N(\mu_k, s^2 I_2)
-
-    Args:
-        side: Modes m along one side, at least 1; there are m squared.
-        spacing: Distance a between neighbors.
-        std: Standard deviation s of each, at least 0.
-        rows, reference_rows, seed, batch_size, num_workers: As in ``GaussianData``.
-
-    Raises:
-        ValueError: If an argument is outside its range.
-    """
-
-    def __init__(
-        self,
-        side: int = 5,
-        spacing: float = 1.0,
-        *,
-        std: float = 0.05,
-        rows: int = 1000,
-        reference_rows: int = 1000,
-        seed: int = 0,
-        batch_size: int | None = 128,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(rows, reference_rows, seed, batch_size, num_workers)
-        if side < 1 or std < 0:
-            raise ValueError(f"side = {side} must be at least 1 and std = {std} at least 0")
-        self.classes, self.side, self.spacing, self.std = side * side, side, spacing, std
-
-    def modes(self) -> Tensor:
-        """Return the centers, the second coordinate running fastest, (side * side, 2)."""
-        places = self.spacing * (torch.arange(self.side, dtype=torch.float64) - (self.side - 1) / 2)
-        return torch.cartesian_prod(places, places)
-
-
-class TwoMoons(PlaneData):
-    r"""Two interleaved half circles with normal noise.
-
-    .. math::
-        x_0 = (\cos t, \sin t), \quad x_1 = (1 - \cos t, \tfrac12 - \sin t), \quad t \sim \mathcal U[0, \pi],
-        \qquad x = x_k + s\,\varepsilon
-
-    Args:
-        noise: Standard deviation s, at least 0.
-        rows, reference_rows, seed, batch_size, num_workers: As in ``GaussianData``.
-
-    Raises:
-        ValueError: If an argument is outside its range.
-    """
-
-    classes = 2
-
-    def __init__(
-        self,
-        noise: float = 0.05,
-        rows: int = 1000,
-        *,
-        reference_rows: int = 1000,
-        seed: int = 0,
-        batch_size: int | None = 128,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(rows, reference_rows, seed, batch_size, num_workers)
-        if noise < 0:
-            raise ValueError(f"noise = {noise} must be at least 0")
-        self.noise = noise
-
-    def modes(self) -> Tensor:
-        """Return the mean of each moon, (2, 2): the mean of sin t is 2 / pi."""
-        return torch.tensor([[0, 2 / math.pi], [1, 0.5 - 2 / math.pi]], dtype=torch.float64)
-
-    def scatter(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """Draw noisy points of the half circles of ``labels``."""
-        t = math.pi * torch.rand(len(labels), generator=rng, dtype=torch.float64)
-        moon = torch.stack([t.cos(), t.sin()], dim=1)
-        other = torch.tensor([1, 0.5], dtype=torch.float64) - moon
-        return torch.where(labels[:, None] == 0, moon, other) + self.noise * plane_noise(len(labels), rng)
-
-
-def plane_noise(rows: int, rng: torch.Generator) -> Tensor:
-    """Draw standard normal points, (rows, 2) float64."""
-    return torch.randn(rows, 2, generator=rng, dtype=torch.float64)
+def scales(stds: float | Sequence[float], count: int) -> Tensor:
+    """Return the standard deviations of ``count`` components as (count,) float64, one number repeated."""
+    given = torch.as_tensor(stds, dtype=torch.float64)
+    if given.shape not in ((), (count,)) or bool((given <= 0).any()):
+        raise ValueError(f"stds = {stds} must be one number above 0 or {count} of them, one per mean")
+    return given.expand(count)
 
 
 def coordinates(argument: str, value: float | Sequence[float], dim: int) -> Tensor:

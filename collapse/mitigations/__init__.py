@@ -6,6 +6,7 @@ from collapse.mitigations.mitigation import Claim, ConflictError, Mitigation, No
 from collapse.mitigations.retention import DataAccumulation, RealOnly, Replace, SlidingWindow
 from collapse.mitigations.sigreg import SIGReg
 from collapse.mitigations.stack import MitigationStack
+from collapse.mitigations.weighting import WeightedLikelihood
 
 __all__ = [
     "Mitigation",
@@ -19,6 +20,7 @@ __all__ = [
     "SlidingWindow",
     "RealOnly",
     "AnchorReplay",
+    "WeightedLikelihood",
     "SIGReg",
     "EMA",
 ]

@@ -36,29 +36,45 @@ def redrawn_anchors(mixture: Mixture, generation: Generation, fraction: float) -
     return mixture.with_real(generation.pool.generation == 0).with_real_fraction(fraction)
 
 
-def fresh_anchors(mixture: Mixture, generation: Generation, fraction: float) -> Mixture:
-    """Rows never used before: gold is dealt out over the generations.
-
-    Every generation from 1 on receives q = fraction * n real rows of its own beside n - q of the n rows sampled for it;
-    generation 0 receives what is left of gold. What is kept of earlier generations is the retention's decision.
-    """
-    size = generation.samples_per_generation
-    quota = round(fraction * size)
+def deal(mixture: Mixture, generation: Generation, quota: int) -> Tensor:
+    """Return when each row arrives if gold is dealt out, (N,): ``quota`` never-used real rows to every generation from
+    1 on, what is left of gold to generation 0."""
     gold = gold_order(mixture, generation)
     first = len(gold) - quota * (generation.total - 1)
     if first < 1:
         raise ValueError(
-            f"AnchorReplay(fraction={fraction}, rows='fresh') deals out {quota} never-used real rows to each of "
-            f"{generation.total - 1} generations and leaves none for generation 0: gold has {len(gold)} rows; lower "
-            "fraction, samples_per_generation or generations"
+            f"AnchorReplay deals out {quota} never-used real rows to each of {generation.total - 1} generations and "
+            f"leaves none for generation 0: gold has {len(gold)} rows; lower fraction, samples_per_generation or "
+            "generations, or use rows='redrawn'"
         )
     arrival = mixture.arrival.clone()
     arrival[gold] = 0
-    arrival[gold[first:]] = 1 + torch.arange(len(gold) - first) // quota
-    for index in range(1, generation.index + 1):
-        made = (~mixture.is_real & (mixture.arrival == index)).nonzero().squeeze(1)
-        arrival[made[size - quota :]] = NEVER
+    arrival[gold[first:]] = 1 + torch.arange(len(gold) - first) // max(1, quota)
+    return arrival
+
+
+def fresh_anchors(mixture: Mixture, generation: Generation, fraction: float) -> Mixture:
+    """Rows never used before: every generation from 1 on gets q = fraction * n of them beside n - q of the n rows
+    sampled for it. What is kept of earlier generations is the retention's decision."""
+    size = generation.samples_per_generation
+    quota = round(fraction * size)
+    arrival = deal(mixture, generation, quota)
+    made = (~mixture.is_real).nonzero().squeeze(1)  # in writing order, generation after generation
+    begin = torch.searchsorted(mixture.arrival[made], mixture.arrival[made])
+    arrival[made[torch.arange(len(made)) - begin >= size - quota]] = NEVER
     return mixture.arriving(arrival)
+
+
+def coin_anchors(mixture: Mixture, generation: Generation, fraction: float) -> Mixture:
+    """By a coin for each row, a real one never used before or a synthetic one.
+
+    Gold deals n rows to every generation, the most that n coins can ask for. The real rows of earlier generations are
+    left out, whatever the retention.
+    """
+    real = mixture.is_real & (deal(mixture, generation, generation.samples_per_generation) == generation.index)
+    if generation.index == 0:
+        return mixture.over(real)
+    return mixture.with_real(real).with_real_fraction(fraction, coins=True)
 
 
 class Scheme(NamedTuple):
@@ -66,17 +82,19 @@ class Scheme(NamedTuple):
 
     stage: Stage
     compose: Callable[[Mixture, Generation, float], Mixture]
+    deals: bool = False  # whether it holds gold back, so that generation 0, too, trains on another mixture
 
 
 SCHEMES = {
     "fixed": Scheme(Stage.BALANCE, fixed_anchors),
     "redrawn": Scheme(Stage.BALANCE, redrawn_anchors),
-    "fresh": Scheme(Stage.ARRIVE, fresh_anchors),
+    "fresh": Scheme(Stage.ARRIVE, fresh_anchors, deals=True),
+    "coin": Scheme(Stage.BALANCE, coin_anchors, deals=True),
 }
 
 
 class AnchorReplay(Mitigation):
-    """Give every generation an exact quota of real rows: round(alpha * n) of its n rows, never only in expectation.
+    """Give every generation a quota of real rows: exactly round(alpha * n) of its n rows, unless by ``rows="coin"``.
 
     The share is *set*, not bounded from below: beside ``DataAccumulation`` it replaces the share accumulation keeps.
 
@@ -84,7 +102,9 @@ class AnchorReplay(Mitigation):
         fraction: Real share alpha of the training set, in [0, 1]. Zero changes nothing.
         rows: Which real rows. ``"fixed"``: the same in every generation (fixed-anchor mix). ``"redrawn"``: drawn from
             gold anew in each (redrawn-anchor mix). ``"fresh"``: rows no generation has used before (fresh-anchor mix);
-            gold is dealt out, so generation 0 trains on what the later ones leave it.
+            gold is dealt out, so generation 0 trains on what the later ones leave it. ``"coin"``: each row is real by
+            a coin of its own, and then one no generation has used before (i.i.d. mixture): the one scheme whose share
+            holds in expectation only.
 
     References:
         Shumailov et al., Nature 631, 2024 (10 % of the original data kept); Alemohammad et al., "Self-consuming
@@ -107,6 +127,6 @@ class AnchorReplay(Mitigation):
 
     def compose_training_set(self, mixture: Mixture, generation: Generation) -> Mixture:
         """Set the real share; generation 0 is all real as it is, unless part of gold is held back."""
-        if self.fraction == 0 or (generation.index == 0 and self.stage is not Stage.ARRIVE):
+        if self.fraction == 0 or (generation.index == 0 and not self.scheme.deals):
             return mixture
         return self.scheme.compose(mixture, generation, self.fraction)

@@ -32,6 +32,7 @@ class DataAccumulation(Mitigation):
         subsample: Draw this many rows from all of those instead of taking them all (accumulate-subsample); all while
             there are fewer. At least 1.
         replacement: Draw the subsample independently, with replacement.
+        fixed_size: Let the subsample have as many rows as are sampled in a generation.
 
     References:
         Gerstgrasser et al., "Is model collapse inevitable?", COLM 2024, arXiv:2404.01413; the subsample: Kazdan et
@@ -41,21 +42,29 @@ class DataAccumulation(Mitigation):
     stage = Stage.RETAIN
     citation = "Gerstgrasser et al. (2024), arXiv:2404.01413"
 
-    def __init__(self, subsample: int | None = None, replacement: bool = False) -> None:
+    def __init__(self, subsample: int | None = None, replacement: bool = False, fixed_size: bool = False) -> None:
         if subsample is not None and subsample < 1:
             raise ValueError(f"subsample must be at least 1 row or None for all, got {subsample}")
-        if replacement and subsample is None:
-            raise ValueError("replacement=True needs a subsample to draw; give subsample=n")
-        self.subsample, self.replacement = subsample, replacement
-        self.claims = frozenset({Claim.RETENTION} | ({Claim.BUDGET} if subsample else set()))
+        if fixed_size and subsample is not None:
+            raise ValueError(f"subsample={subsample} and fixed_size=True are two sizes; give one of them")
+        self.limited = fixed_size or subsample is not None
+        if replacement and not self.limited:
+            raise ValueError("replacement=True needs a subsample to draw; give subsample=n or fixed_size=True")
+        self.subsample, self.replacement, self.fixed_size = subsample, replacement, fixed_size
+        self.claims = frozenset({Claim.RETENTION} | ({Claim.BUDGET} if self.limited else set()))
 
     def compose_training_set(self, mixture: Mixture, generation: Generation) -> Mixture:
         """Keep every row that has arrived so far."""
         everything = mixture.over(mixture.arrival <= generation.index)
-        if self.subsample is None:
+        if not self.limited:
             return everything
-        size = self.subsample if self.replacement else min(self.subsample, everything.size)
+        wanted = self.size(generation.samples_per_generation)
+        size = wanted if self.replacement else min(wanted, everything.size)
         return everything.resized(size, replacement=self.replacement)
+
+    def size(self, samples_per_generation: int) -> int:
+        """Return the rows of a subsample."""
+        return samples_per_generation if self.subsample is None else self.subsample
 
 
 class SlidingWindow(Mitigation):

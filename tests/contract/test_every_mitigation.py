@@ -22,6 +22,7 @@ from collapse.mitigations import (
     Replace,
     SIGReg,
     SlidingWindow,
+    WeightedLikelihood,
 )
 from collapse.mitigations.mitigation import HOOKS
 from collapse.models import VAE
@@ -35,20 +36,26 @@ class Row(NamedTuple):
         effective: Settings that change a chain.
         neutral: Settings that change no byte of it.
         misuse: Arguments that are refused, and a word of the sentence that says why.
+        beside: What the effective settings need beside them to have anything to act on.
     """
 
     effective: Sequence[Mitigation]
     neutral: Sequence[Mitigation] = ()
     misuse: Sequence[tuple[dict[str, Any], str]] = ()
+    beside: Sequence[Mitigation] = ()
 
 
 TABLE = {
     Replace: Row([], neutral=[Replace()]),
     DataAccumulation: Row(
-        [DataAccumulation(), DataAccumulation(50), DataAccumulation(subsample=50, replacement=True)],
+        [
+            *(DataAccumulation(), DataAccumulation(50), DataAccumulation(subsample=50, replacement=True)),
+            DataAccumulation(fixed_size=True),
+        ],
         misuse=[
             ({"subsample": 0}, "subsample must be at least 1"),
             ({"replacement": True}, "replacement=True needs a subsample"),
+            ({"subsample": 5, "fixed_size": True}, "are two sizes"),
         ],
     ),
     SlidingWindow: Row(
@@ -58,12 +65,24 @@ TABLE = {
     ),
     RealOnly: Row([RealOnly()]),
     AnchorReplay: Row(
-        [AnchorReplay(0.1), AnchorReplay(1.0), AnchorReplay(0.25, "redrawn"), AnchorReplay(0.25, rows="fresh")],
+        [
+            *(AnchorReplay(0.1), AnchorReplay(1.0), AnchorReplay(0.25, "redrawn"), AnchorReplay(0.25, rows="fresh")),
+            AnchorReplay(0.25, "coin"),
+        ],
         neutral=[AnchorReplay(0.0), AnchorReplay(0, "fresh")],
         misuse=[
             ({"fraction": 1.1}, r"fraction must lie in \[0, 1\], got 1.1"),
             ({"fraction": -0.1}, "fraction must lie in"),
             ({"fraction": 0.1, "rows": "fixd"}, "did you mean 'fixed'"),
+        ],
+    ),
+    WeightedLikelihood: Row(
+        [WeightedLikelihood(0.8), WeightedLikelihood(share=0.0)],
+        beside=[DataAccumulation()],
+        neutral=[WeightedLikelihood(None)],
+        misuse=[
+            ({"share": 1.5}, r"share must lie in \[0, 1\] or be None, got 1.5"),
+            ({"share": -0.1}, "share must lie in"),
         ],
     ),
     SIGReg: Row(
@@ -97,7 +116,7 @@ def again(mitigation):
 def chain_of(*mitigations, **settings):
     defaults = {"generations": 3, "samples_per_generation": 48, "epochs_per_generation": 2, "evaluate": False}
     model = VAE((2,), 2, hidden=16, likelihood="gaussian", scale=0.3)
-    data = RingOfGaussians(4, rows=64, reference_rows=8, batch_size=16)
+    data = RingOfGaussians(4, rows=100, reference_rows=8, batch_size=16)
     return run_chain(model, data, mitigations=mitigations, **{**defaults, **settings})
 
 
@@ -157,10 +176,12 @@ def test_its_neutral_setting_changes_no_byte_and_says_so(mitigation, plain):
 
 @pytest.mark.parametrize("mitigation", EFFECTIVE, ids=repr)
 def test_its_other_settings_change_the_chain_and_do_not_warn(mitigation, plain):
-    found, messages = watched(mitigation)
+    beside = TABLE[type(mitigation)].beside
+    found, messages = watched(mitigation, *beside)
+    without = digests(chain_of(*beside)) if beside else plain
     assert messages == []
-    assert [one["weights"] for one in found[1:]] != [one["weights"] for one in plain[1:]]
-    assert watched(again(mitigation)) == (found, []), "the same settings are the same chain"
+    assert [one["weights"] for one in found[1:]] != [one["weights"] for one in without[1:]]
+    assert watched(again(mitigation), *beside) == (found, []), "the same settings are the same chain"
 
 
 @pytest.mark.parametrize(("kind", "arguments", "message"), MISUSE)
@@ -179,10 +200,11 @@ class Crash(pl.Callback):
 
 @pytest.mark.parametrize("mitigation", EFFECTIVE, ids=repr)
 def test_a_crash_changes_nothing(mitigation, tmp_path):
-    whole = chain_of(mitigation)
+    beside = TABLE[type(mitigation)].beside
+    whole = chain_of(mitigation, *beside)
     with pytest.raises(InterruptedError):
-        chain_of(mitigation, store=tmp_path, callbacks=[Crash()])
-    resumed = chain_of(again(mitigation), store=tmp_path)
+        chain_of(mitigation, *beside, store=tmp_path, callbacks=[Crash()])
+    resumed = chain_of(again(mitigation), *beside, store=tmp_path)
     assert digests(resumed) == digests(whole)
     assert [record.metrics for record in resumed.records] == [record.metrics for record in whole.records]
 

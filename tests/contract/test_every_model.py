@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import collapse.models
-from collapse import Batch, GenerativeModule, RingOfGaussians, run_chain
+from collapse import Batch, CategoricalData, GaussianData, GenerativeModule, MarkovData, RingOfGaussians, run_chain
 from collapse.seeding import generator, keyed_rng
 
 MODELS = [
@@ -17,29 +17,43 @@ MODELS = [
     for name in collapse.models.__all__
     if inspect.isclass(value := getattr(collapse.models, name)) and value is not GenerativeModule
 ]
-SETTINGS = {
-    "VAE": {"shape": (2,), "latent_dim": 2, "hidden": 8, "likelihood": "gaussian"},
-    "Gaussian": {"dim": 2},
+PLANE = RingOfGaussians(rows=256, batch_size=64)
+CASES = {  # arguments, and data whose rows the model takes
+    "VAE": ({"shape": (2,), "latent_dim": 2, "hidden": 8, "likelihood": "gaussian"}, PLANE),
+    "Gaussian": ({"dim": 2}, PLANE),
+    "LinearRegression": ({"dim": 1}, PLANE),
+    "Categorical": ({"categories": 4}, CategoricalData(rows=256, batch_size=64)),
+    "GaussianMixture": ({"components": 3, "dim": 2}, PLANE),
+    "GaussianDiffusion": ({"dim": 2}, PLANE),
+    "PPCA": ({"dim": 2, "latent_dim": 1}, PLANE),
+    "KDE": ({"dim": 2}, PLANE),
+    "Histogram": ({"low": -8.0, "high": 8.0}, GaussianData(rows=256, batch_size=64)),
+    "NGram": ({"vocabulary": 2, "length": 16}, MarkovData(rows=256, batch_size=64)),
 }
 
 
 @pytest.fixture(params=MODELS, ids=lambda cls: cls.__name__)
-def model(request):
-    with keyed_rng(1):
-        return request.param(**SETTINGS[request.param.__name__])
+def case(request):
+    return request.param, *CASES[request.param.__name__]
 
 
 @pytest.fixture
-def trained(model):
-    data = RingOfGaussians(rows=256, batch_size=64)
-    chain = run_chain(model, data, generations=1, samples_per_generation=8, evaluate=False)
+def model(case):
+    kind, arguments, _ = case
+    with keyed_rng(1):
+        return kind(**arguments)
+
+
+@pytest.fixture
+def trained(model, case):
+    chain = run_chain(model, case[2], generations=1, samples_per_generation=8, evaluate=False)
     model.load_state_dict(chain.state(0))
     return model
 
 
-@pytest.fixture(scope="module")
-def batch():
-    x = RingOfGaussians(rows=32).gold().tensors()[0]
+@pytest.fixture
+def batch(case):
+    x = case[2].gold().tensors()[0][:32]
     return Batch(x, None, torch.zeros(32), torch.zeros(32), torch.arange(32))
 
 
@@ -62,7 +76,7 @@ def test_gradients_reach_every_parameter(model, batch):
         ] == []
 
 
-def test_samples_depend_on_weights_and_generator_alone(trained):
+def test_samples_depend_on_weights_and_generator_alone(trained, case):
     trained.eval()
     state = torch.get_rng_state()
     with torch.no_grad():
@@ -70,7 +84,7 @@ def test_samples_depend_on_weights_and_generator_alone(trained):
         other = trained.sample(16, generator(10))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert first.shape == (16, 2)
+    assert first.shape == (16, *case[2].gold().x.shape[1:])
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -93,4 +107,4 @@ def test_saves_and_loads(trained):
 
 def test_sampler_settings_are_plain(model):
     assert isinstance(model.sampler_settings, dict)
-    assert model.sampler_settings == {}, "sampling is unbiased by default"
+    assert set(model.sampler_settings) <= {"sampler", "steps"}, "unbiased by default, up to a discretized path"
