@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import batches, generation_change, stack
+from benchmarks import batches, estimators, generation_change, stack
 
-BENCHMARKS = {"stack": stack.main, "generation_change": generation_change.main, "batches": batches.main}
+BENCHMARKS = {
+    "stack": stack.main,
+    "generation_change": generation_change.main,
+    "batches": batches.main,
+    "estimators": estimators.main,
+}
 
 
 def main() -> None:

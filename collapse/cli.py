@@ -99,6 +99,21 @@ def config_command(arguments: tuple[str, ...]) -> None:
         click.echo(annotated(load(*_split(arguments))))
 
 
+@main.command("theory")
+@click.argument("arguments", nargs=-1, metavar="CONFIG [KEY=VALUE ...]")
+@click.option("--workers", default=0, show_default="processors", help="Processes to run the sweep's cells in.")
+@click.option(
+    "--figure", type=click.Path(path_type=Path, dir_okay=False), help="Draw laws and chains (.png, .svg, .pdf)."
+)
+def theory_command(arguments: tuple[str, ...], workers: int, figure: Path | None) -> int:
+    """Run a config's chains and print what theory predicts beside what they did; 1 where they disagree."""
+    with _guarded():
+        from collapse.config.theory import confront
+
+        quiet()
+        return FAILED if confront(*_split(arguments), workers=workers, figure=figure, say=click.echo) else DONE
+
+
 def _split(arguments: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
     """Tell the config, which comes first and has no ``=``, from the overrides."""
     if arguments and "=" not in arguments[0]:
@@ -148,6 +163,7 @@ def quiet() -> None:
         ".*isinstance.treespec.*",
         ".*number of training batches.*",
         ".*GPU available but not used.*",
+        ".*ModelCheckpoint with manual optimization.*",  # an estimator's step is the whole of its optimization
     ):
         warnings.filterwarnings("ignore", message=message)
 

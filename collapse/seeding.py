@@ -95,7 +95,7 @@ def standard_normal(*shape: int, generator: torch.Generator, dtype: torch.dtype 
     if generator.device.type != "cpu":
         return torch.randn(shape, dtype=dtype, generator=generator, device=generator.device)
     entropy = int(torch.randint(1 << 62, (), generator=generator))
-    values = torch.empty(math.prod(shape), dtype=dtype)
+    values = torch.empty(math.prod(shape), dtype=dtype, device="cpu")
 
     def fill(block: int) -> None:
         part = values[block * _BLOCK : (block + 1) * _BLOCK].numpy()

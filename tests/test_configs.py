@@ -1,17 +1,21 @@
 """Every config that is shipped loads, builds, and runs."""
 
 import math
+import re
 
 import pytest
 
-from collapse.config import load, load_run
+from collapse.config import cells, load, load_run
 from collapse.config.build import build_data, build_mitigations, build_model, trainer_options
 from collapse.config.execute import finished, run
 from collapse.config.load import GROUPS, config_root, names_in
+from collapse.config.theory import setting_of
 from collapse.mitigations import MitigationStack
+from collapse.oracle import compare
 
 GROUP_FILES = [(group, name) for group in GROUPS for name in names_in(group)]
 EXPERIMENTS = names_in("experiment")
+IN_CLOSED_FORM = [name for name in EXPERIMENTS if "replicates" in load(name).config.model]
 FILED = {"mnist", "fashion_mnist", "cifar10"}  # data that need files under a root
 
 
@@ -85,7 +89,30 @@ def rows(loaded):
     return ["data=digits"] if loaded.config.data["name"] in {"MNIST", "FashionMNIST", "CIFAR10"} else []
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", IN_CLOSED_FORM)
+def test_an_experiment_in_closed_form_says_what_was_published_what_differs_and_what_was_reached(name):
+    text = (config_root() / "experiment" / f"{name}.yaml").read_text()
+    header = [line for line in text.splitlines() if line.startswith("#")]
+    assert text.splitlines()[: len(header)] == header
+    assert re.search(r"arXiv:\d{4}\.\d{5}|Nature \d+:\d+", header[0])
+    for word in ("Published: ", "Differs: ", "Reached"):
+        assert sum(line.startswith(f"# {word}") for line in header) == 1, word
+    reached = " ".join(header[[line.startswith("# Reached") for line in header].index(True) :])
+    assert f"collapse theory {name}" in reached, "the command that gives the numbers"
+    assert len(re.findall(r"\[-?\d+\.?\d*, -?\d+\.?\d*\]", reached)) >= 1, "an interval"
+
+
+@pytest.mark.parametrize("name", IN_CLOSED_FORM)
+def test_every_experiment_in_closed_form_agrees_with_its_laws(name):
+    found = cells(name, ["data.replicates=20", "model.replicates=20", "generations=3"])
+    for label, loaded in found:
+        rows = compare(setting_of(loaded)).rows
+        assert [row.name for row in rows if row.misses] == [], label
+        assert {row.t for row in rows} == {1, 2, 3}
+        assert {row.replicates for row in rows} == {20}
+
+
+@pytest.mark.parametrize("name", sorted(set(EXPERIMENTS) - set(IN_CLOSED_FORM)))
 def test_every_experiment_runs(name, tmp_path):
     loaded = load(name)
     overrides = [

@@ -21,6 +21,7 @@ ROWS = (
     (2, ("mitigations",)),
     (3, ("callbacks",)),
     (3, ("recursion",)),  # run_chain adds the default evaluation
+    (4, ("oracle",)),
     (4, ("config",)),
     (4, ("ablation",)),
     (5, ("cli",)),

@@ -21,6 +21,7 @@ from collapse.metrics import (
     class_histogram,
     frechet_distance,
     neighborhood_profile,
+    tail_mass,
     total_variation,
     variance_ratio,
 )
@@ -50,14 +51,17 @@ def profile(
         neighbors: k of precision, recall, density and coverage.
 
     Returns:
-        ``fd_<extractor>``, ``precision``, ``recall``, ``density``, ``coverage``, ``variance_ratio`` (in the rows' own
-        space) and, with classes, ``class_total_variation`` and ``class_share/<k>``.
+        ``fd_<extractor>``, ``precision``, ``recall``, ``density``, ``coverage``, ``tail_mass`` (if there are more
+        reference rows than features), ``variance_ratio`` (in the rows' own space) and, with classes,
+        ``class_total_variation`` and ``class_share/<k>``.
     """
     features, others = extractor(reference), extractor(generated)
     kind = extractor.id.rsplit("-", 1)[0]
     values = {f"fd_{kind}": float(frechet_distance(features, others))}
     near = min(neighbors, len(features) - 1, len(others) - 1)
     values.update({name: float(value) for name, value in neighborhood_profile(features, others, k=near).items()})
+    if len(features) > features.shape[1] + 1:
+        values["tail_mass"] = float(tail_mass(features, others))
     values["variance_ratio"] = float(variance_ratio(*(rows.reshape(len(rows), -1) for rows in (reference, generated))))
     if classes is not None and isinstance(extractor, ClassifierFeatures):
         wanted, found = (class_histogram(extractor.classify(rows), classes) for rows in (reference, generated))

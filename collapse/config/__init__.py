@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from collapse.config.errors import ConfigError, did_you_mean
 from collapse.config.listing import annotated, listing
-from collapse.config.load import LoadedConfig, load, load_run
+from collapse.config.load import LoadedConfig, cells, load, load_run
 
-__all__ = ["ConfigError", "LoadedConfig", "annotated", "did_you_mean", "listing", "load", "load_run"]
+__all__ = ["ConfigError", "LoadedConfig", "annotated", "cells", "did_you_mean", "listing", "load", "load_run"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from yaml import MarkedYAMLError, YAMLError
 from collapse.config.errors import ConfigError, did_you_mean
 from collapse.config.schema import ChainConfig
 
-__all__ = ["LoadedConfig", "config_root", "load", "load_run", "names_in"]
+__all__ = ["LoadedConfig", "cells", "config_root", "load", "load_run", "names_in"]
 
 GROUPS = {"data": "data", "model": "model", "mitigation": "mitigations"}
 """Folder of config files -> the key that one of them sets."""
@@ -50,7 +51,7 @@ class LoadedConfig:
     @property
     def essence(self) -> dict[str, Any]:
         """What makes the run this run: everything but where its files lie, who reads them, and who watches."""
-        content = {key: value for key, value in self.tree.items() if key not in ("out", "wandb")}
+        content = {key: value for key, value in self.tree.items() if key not in ("out", "wandb", "sweep")}
         content["data"] = {key: value for key, value in content["data"].items() if key not in ("root", "num_workers")}
         return content
 
@@ -96,6 +97,42 @@ def load(config: str | None = None, overrides: Sequence[str] = ()) -> LoadedConf
     for origin, content in layers:
         _merge(tree, content, origin, origins)
     return _checked(tree, origins)
+
+
+def cells(config: str | None, overrides: Sequence[str] = ()) -> list[tuple[str, LoadedConfig]]:
+    """Return every cell of a config's sweep with the settings that make it one; a config without a sweep is one cell.
+
+    An axis is a key with its values, or several keys joined by commas with a list of their values each time; cells are
+    all combinations of axes. An axis of which ``overrides`` set a key is left out.
+
+    Raises:
+        ConfigError: As ``load``.
+    """
+    given = {override.partition("=")[0] for override in overrides}
+    axes = []
+    for name, values in load(config, overrides).config.sweep.items():
+        keys = [key.strip() for key in name.split(",")]
+        if not values:
+            raise ConfigError(f"sweep.{name} has no values; give a list of them, or leave the key out")
+        if given.isdisjoint(keys):
+            axes.append([_together(name, keys, value) for value in values])
+    found = []
+    for combination in itertools.product(*axes):
+        settings = [setting for together in combination for setting in together]
+        found.append((" ".join(settings), load(config, [*settings, *overrides])))
+    return found
+
+
+def _together(name: str, keys: list[str], value: Any) -> list[str]:
+    """Return the overrides of one place on an axis."""
+    values = [value] if len(keys) == 1 else value
+    if not isinstance(values, list) or len(values) != len(keys):
+        raise ConfigError(f"sweep.{name}: {value!r} must be a list of {len(keys)} values, one for each key")
+    return [f"{key}={_written(one)}" for key, one in zip(keys, values, strict=True)]
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def load_run(out: Path) -> LoadedConfig:

@@ -48,5 +48,8 @@ class ChainConfig:
     seed: int = 0
     out: str | None = None  # run folder; runs/<hash of the config>-<seed> when unset
     trainer: dict[str, Any] = field(default_factory=dict)  # arguments of pytorch_lightning.Trainer
+    sweep: dict[str, list[Any]] = field(
+        default_factory=dict
+    )  # {key: [values], 'key,key': [[values]]}: the cells of `collapse theory`
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)

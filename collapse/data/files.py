@@ -135,13 +135,12 @@ class MappedArray:
             return self._array[rows].copy() if isinstance(rows, slice) else self._array[np.asarray(rows)]
         return self._read(np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows))
 
-    def elements(self, rows: slice | np.ndarray, columns: np.ndarray) -> np.ndarray:
+    def elements(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return the entries (rows_i, columns_i) of the first two axes, (B, ...)."""
-        places = np.arange(len(self))[rows]
         if _MAPS.admits(self):
             self._array = self._map() if self._array is None else self._array
-            return self._array[places, columns]
-        return self._read(places)[np.arange(len(places)), columns]
+            return self._array[rows, columns]
+        return self._read(rows)[np.arange(len(rows)), columns]
 
     def release(self) -> None:
         """Drop the map, and with it every resident page."""

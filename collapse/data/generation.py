@@ -63,6 +63,14 @@ class Generation:
         if self.recorder is not None:
             self.recorder(self.index, name, value, n=n, extractor=extractor, floor=floor)
 
+    @property
+    def training_facts(self) -> dict[str, Any]:
+        """The facts; where replicates have rows of their own, with the real fraction of each, (R,)."""
+        facts = dict(self.facts or {})
+        if self.rows is not None and self.rows.ndim == 2:
+            facts["real_fraction"] = self.pool.is_real[self.rows].double().mean(0)
+        return facts
+
     def generator(self, stream: Stream, *rest: int) -> torch.Generator:
         """Return a CPU generator of this generation's own in ``stream``."""
         return generator(self.seed, stream, self.index, *rest)

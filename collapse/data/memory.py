@@ -38,8 +38,10 @@ class MemoryStore(GenerationStore):
         for path, array in self._arrays.items():
             if not Path(path).exists():
                 commit(Path(path), *array_parts(array), durable=False)
+        super()._protect(self.manifest(0))
         for generation, state in self._states.items():
-            super().write_state(generation, state)
+            if not self._state_path(generation).exists():
+                super().write_state(generation, state)
 
     def write_state(self, generation: int, state: Mapping[str, Tensor]) -> None:
         """Keep the state dict of the model trained at ``generation``."""
@@ -69,6 +71,8 @@ class MemoryStore(GenerationStore):
         self._arrays[path], self._digests[path] = array, array_digest(array)
 
     def _open(self, rows: str, records: str) -> tuple[Shard, np.ndarray]:
+        if rows not in self._arrays:
+            raise StoreError(f"{rows} was in the memory of another process, and is gone with it")
         return self._arrays[rows], self._arrays[records]
 
     def _rows(self, generation: int, index: int) -> int:

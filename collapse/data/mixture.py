@@ -145,6 +145,9 @@ class Mixture:
         return torch.cat(parts)
 
     def _toss(self, generator: torch.Generator, replicates: int | None) -> Tensor:
+        if self.real_share in (0, 1):  # a coin with one side
+            side = self.is_real if self.real_share else ~self.is_real
+            return self._pick(self.weights * side, self.size, generator, replicates)
         real, synthetic = (
             self._pick(self.weights * keep, self.size, generator, None) for keep in (self.is_real, ~self.is_real)
         )

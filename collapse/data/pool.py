@@ -21,25 +21,29 @@ class DataPool:
     """All rows of a chain in writing order: gold first, then one deposit per generation. Immutable.
 
     Rows stay in their files (or arrays) and are read by index, a whole batch at a time; only the provenance columns
-    are held in memory, 13 bytes a row.
+    are held in memory, 17 bytes a row.
 
     Args:
         shards: Arrays (n_i, *S) of one type and row shape.
         records: As many arrays (n_i,) of type ``PROVENANCE``.
+        before: The pool that these come after; a long chain grows by a deposit a generation.
     """
 
-    def __init__(self, shards: Sequence[Shard], records: Sequence[np.ndarray]) -> None:
-        self.shards = list(shards)
+    def __init__(self, shards: Sequence[Shard], records: Sequence[np.ndarray], before: DataPool | None = None) -> None:
+        self.shards: list[Shard] = [*(before.shards if before else ()), *shards]
         self.ends = np.cumsum([len(shard) for shard in self.shards])
         # Column by column: joining whole records goes through them one by one.
-        origin, generation, labels = (
-            np.concatenate([part[name] for part in records]) for name in PROVENANCE.names or ()
-        )
-        if len(origin) != self.ends[-1]:
-            raise ValueError(f"{len(origin)} provenance records for {self.ends[-1]} rows; give one record per row")
-        self.origin = torch.from_numpy(origin)
-        self.generation = torch.from_numpy(generation.astype(np.int64))
-        self.labels = None if (labels == UNLABELED).all() else torch.from_numpy(labels.astype(np.int64))
+        columns: list[Tensor] = [
+            torch.from_numpy(np.concatenate([part[name] for part in records]).astype(kind))
+            for name, kind in zip(PROVENANCE.names or (), (np.uint8, np.int64, np.int64), strict=True)
+        ]
+        if before is not None:
+            columns = [torch.cat(pair) for pair in zip(before._columns, columns, strict=True)]
+        self._columns: list[Tensor] = columns
+        self.origin, self.generation, labels = columns
+        if len(self.origin) != self.ends[-1]:
+            raise ValueError(f"{len(self.origin)} provenance records for {self.ends[-1]} rows; give one record per row")
+        self.labels = None if bool((labels == UNLABELED).all()) else labels
         first = self.shards[0]
         self.dtype, self.row_shape = first.dtype, tuple(first.shape[1:])
 
@@ -64,11 +68,15 @@ class DataPool:
         flat, column = out.reshape(-1, *self.row_shape[1:]), np.tile(np.arange(rows.shape[1]), len(rows))
         for index, here, local in self._by_shard(rows.reshape(-1)):
             shard, columns = self.shards[index], column[here]
+            if isinstance(local, slice):  # beside a list of columns it would give every row in all of them
+                local = np.arange(local.start, local.stop)
             flat[here] = shard.elements(local, columns) if isinstance(shard, MappedArray) else shard[local, columns]
         return out
 
     def _by_shard(self, rows: np.ndarray) -> Iterator[tuple[int, Place, Place]]:
         """Yield (shard, places in ``rows``, rows within the shard); slices where rows follow one another."""
+        if len(rows) and rows.min() < 0:
+            raise IndexError(f"row {rows.min()} does not exist; the rows of a pool are counted from 0")
         if len(rows) and (np.diff(rows) == 1).all():
             first, last = (int(np.searchsorted(self.ends, row, side="right")) for row in (rows[0], rows[-1]))
             begin, end = int(rows[0]), int(rows[-1]) + 1

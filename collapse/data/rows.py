@@ -12,7 +12,7 @@ from torch import Tensor
 
 from collapse.data.files import MappedArray
 
-__all__ = ["PROVENANCE", "UNLABELED", "Batch", "Origin", "Samples", "decode", "encode", "provenance"]
+__all__ = ["PROVENANCE", "UNLABELED", "Batch", "Origin", "Samples", "decode", "encode", "finite", "provenance"]
 
 UNLABELED = -1
 
@@ -108,3 +108,13 @@ def provenance(rows: int, *, origin: Origin, generation: int, y: np.ndarray | Te
     records["origin"], records["generation"] = origin, generation
     records["label"] = UNLABELED if y is None else np.asarray(y)
     return records
+
+
+def finite(x: np.ndarray, first: int) -> np.ndarray:
+    """Return gold rows, of which the first is row ``first``; a model fitted on NaN is NaN ever after."""
+    if x.dtype.kind == "f" and x.size and not np.isfinite([x.min(), x.max()]).all():
+        bad = first + np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))
+        raise ValueError(
+            f"the gold set holds NaN or infinite values in {len(bad)} of its rows, row {bad[0]} first; drop these rows"
+        )
+    return x

@@ -28,7 +28,7 @@ from torch import Tensor
 from collapse.data.files import MappedArray, array_digest, array_parts, commit, file_digest, remove_stale, tensor_bytes
 from collapse.data.manifest import Manifest
 from collapse.data.pool import DataPool, Shard
-from collapse.data.rows import PROVENANCE, Origin, Samples, provenance
+from collapse.data.rows import PROVENANCE, Origin, Samples, finite, provenance
 
 __all__ = ["GOLD_CHUNK_BYTES", "GenerationStore", "StoreError"]
 
@@ -55,6 +55,7 @@ class GenerationStore:
         self._manifests: dict[int, tuple[tuple[int, int, int], Manifest]] = {}
         self._verified: dict[str, tuple[tuple[int, int, int], str]] = {}
         self._folders: dict[int, Path] = {}
+        self._pool: tuple[list[str], DataPool | None] = ([], None)
         self._writer: ThreadPoolExecutor | None = None
         self._queue: list[Future[None]] = []
 
@@ -115,8 +116,11 @@ class GenerationStore:
         self._wait(QUEUE)
 
     def flush(self) -> None:
-        """Wait until every chunk handed over is written."""
+        """Wait until every chunk handed over is written; the thread, which could not be pickled, ends."""
         self._wait(0)
+        if self._writer is not None:
+            self._writer.shutdown()
+            self._writer = None
 
     def _wait(self, most: int) -> None:
         """Wait until at most so many files are on their way; after an error none is."""
@@ -128,6 +132,7 @@ class GenerationStore:
                 job.cancel()
             wait(self._queue)
             self._queue.clear()
+            self.flush()
             raise
 
     def _put(self, path: str, array: np.ndarray) -> None:
@@ -204,7 +209,7 @@ class GenerationStore:
                 for index, start in enumerate(starts):
                     part = gold[start : start + rows]
                     records = provenance(len(part), origin=Origin.REAL, generation=0, y=part.y)
-                    self.write_chunk(0, index, _finite(np.asarray(part.x), start), records)
+                    self.write_chunk(0, index, finite(np.asarray(part.x), start), records)
             finally:
                 self.flush()
             manifest = self.seal(0, len(starts), parent="", facts=facts)
@@ -243,8 +248,15 @@ class GenerationStore:
 
     def pool(self, manifests: Sequence[Manifest]) -> DataPool:
         """Return the pool of the given generations, memory-mapped."""
-        parts = [part for manifest in manifests for part in self._parts(manifest)]
-        return DataPool([shard for shard, _ in parts], [records for _, records in parts])
+        digests, (known, before) = [manifest.digest for manifest in manifests], self._pool
+        if digests == known and before is not None:
+            return before
+        if before is None or digests[: len(known)] != known:
+            known, before = [], None
+        parts = [part for manifest in manifests[len(known) :] for part in self._parts(manifest)]
+        pool = DataPool([shard for shard, _ in parts], [records for _, records in parts], before)
+        self._pool = (digests, pool)
+        return pool
 
     def _parts(self, manifest: Manifest) -> list[tuple[Shard, np.ndarray]]:
         """Open a generation's files, once: a chain asks for all of them in every generation."""
@@ -271,16 +283,6 @@ class GenerationStore:
         if known is None or known[0] != stamp:
             known = self._verified[path] = (stamp, file_digest(Path(path)))
         return known[1]
-
-
-def _finite(x: np.ndarray, first: int) -> np.ndarray:
-    """Return gold rows, of which the first is row ``first``; a model fitted on NaN is NaN ever after."""
-    if x.dtype.kind == "f" and x.size and not np.isfinite([x.min(), x.max()]).all():
-        bad = first + np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))
-        raise ValueError(
-            f"the gold set holds NaN or infinite values in {len(bad)} of its rows, row {bad[0]} first; drop these rows"
-        )
-    return x
 
 
 def _stamp(path: str) -> tuple[int, int, int]:

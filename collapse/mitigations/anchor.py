@@ -71,9 +71,15 @@ def coin_anchors(mixture: Mixture, generation: Generation, fraction: float) -> M
     Gold deals n rows to every generation, the most that n coins can ask for. The real rows of earlier generations are
     left out, whatever the retention.
     """
-    real = mixture.is_real & (deal(mixture, generation, generation.samples_per_generation) == generation.index)
+    coins = generation.samples_per_generation
+    real = mixture.is_real & (deal(mixture, generation, coins) == generation.index)
     if generation.index == 0:
-        return mixture.over(real)
+        return mixture.where(real)
+    if mixture.size > coins:
+        raise ValueError(
+            f"rows='coin' throws {coins} coins, one for each row sampled, and the training set has {mixture.size} "
+            "rows; let a generation train on no more than samples_per_generation rows, or use rows='fresh'"
+        )
     return mixture.with_real(real).with_real_fraction(fraction, coins=True)
 
 

@@ -176,7 +176,8 @@ class MitigationStack(Sequence[Mitigation]):
 
 def _equal(one: Mixture, other: Mixture) -> bool:
     return one is other or (
-        (one.size, one.real_share, one.replacement) == (other.size, other.real_share, other.replacement)
+        (one.size, one.real_share, one.replacement, one.coins)
+        == (other.size, other.real_share, other.replacement, other.coins)
         and torch.equal(one.weights, other.weights)
         and torch.equal(one.arrival, other.arrival)
     )

@@ -12,19 +12,21 @@ from collapse.models.generative import GenerativeModule
 __all__ = ["WeightedLikelihood"]
 
 
-def origin_weights(is_real: Tensor, *, share: float, real_fraction: float, like: Tensor) -> Tensor:
+def origin_weights(is_real: Tensor, *, share: float, real_fraction: float | Tensor, like: Tensor) -> Tensor:
     """Factors on rows that give the real ones together ``share`` of the weight; their mean over the training set is 1.
 
     Args:
         is_real: (B,) or (B, R) bool.
         share: Real share of the weight, in [0, 1].
-        real_fraction: Share of real rows in the training set, in [0, 1].
+        real_fraction: Share of real rows in the training set, in [0, 1], or (R,) that of each replicate.
         like: A floating tensor of the type and device of the result.
     """
-    if real_fraction in (0, 1):
-        return torch.ones_like(is_real, dtype=like.dtype, device=like.device)
-    real, synthetic = share / real_fraction, (1 - share) / (1 - real_fraction)
-    return torch.where(is_real, like.new_tensor(real), like.new_tensor(synthetic))
+    # Filled on the device: a step must not wait for two numbers from the host.
+    fraction = torch.full_like(like, real_fraction) if isinstance(real_fraction, float) else real_fraction.to(like)
+    alone = (fraction == 0) | (fraction == 1)
+    real = torch.where(alone, 1, share / fraction)
+    synthetic = torch.where(alone, 1, (1 - share) / (1 - fraction))
+    return torch.where(is_real, real, synthetic)
 
 
 class WeightedLikelihood(Mitigation):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,7 +18,7 @@ from collapse.models.generative import GenerativeModule
 from collapse.recursion.lightning import callbacks_of
 from collapse.recursion.reinitialize import twin_of
 
-__all__ = ["check_budget", "check_loader", "check_module", "check_trainer"]
+__all__ = ["check_budget", "check_loader", "check_module", "check_trainer", "generations_kept"]
 
 
 def check_budget(*, epochs_per_generation: int, steps_per_generation: int | None, **counts: int) -> None:
@@ -33,6 +34,18 @@ def check_budget(*, epochs_per_generation: int, steps_per_generation: int | None
             f"steps_per_generation={steps_per_generation} and epochs_per_generation={epochs_per_generation} are two "
             "budgets; give one of them"
         )
+
+
+def generations_kept(keep_weights: bool | Collection[int], generations: int) -> frozenset[int]:
+    """Return the generations whose weights are kept, or raise ValueError if there is no such generation."""
+    every = frozenset(range(generations))
+    if isinstance(keep_weights, bool):
+        return every if keep_weights else frozenset()
+    if not isinstance(keep_weights, Iterable) or not set(map(int, keep_weights)) <= every:
+        raise ValueError(
+            f"keep_weights={keep_weights!r} must be True, False, or generations from 0 to {generations - 1}"
+        )
+    return frozenset(map(int, keep_weights))
 
 
 def check_trainer(trainer: pl.Trainer, wanted: dict[str, Any]) -> RecursiveDataModule:

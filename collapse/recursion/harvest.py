@@ -107,7 +107,7 @@ def write_samples(
                 count = min(chunk_size, rows - index * chunk_size)
                 x = draw_chunk(sample, count, (generation.seed, Stream.SAMPLE, target, index), module.device)
                 if turn * world + trainer.global_rank == index:
-                    values = encode(_shaped(x, count, pool.row_shape), pool.dtype)
+                    values = encode(_shaped(x, count, pool.row_shape), pool.dtype).copy()  # x may be the model's own
                     records = provenance(count, origin=Origin.SYNTHETIC, generation=target)
                     store.write_chunk(target, index, values, records)
         finally:
@@ -135,11 +135,14 @@ def _write_kept(store: GenerationStore, kept: Samples, generation: int, *, chunk
         raise ValueError(f"curation kept none of the candidates of generation {generation}; loosen its threshold")
     x, y = kept.tensors()
     chunks = -(-len(kept) // chunk_size)
-    for index in range(chunks):
-        part = slice(index * chunk_size, (index + 1) * chunk_size)
-        labels = None if y is None else y[part]
-        records = provenance(len(x[part]), origin=Origin.SYNTHETIC, generation=generation, y=labels)
-        store.write_chunk(generation, index, encode(x[part], dtype), records)
+    try:
+        for index in range(chunks):
+            part = slice(index * chunk_size, (index + 1) * chunk_size)
+            labels = None if y is None else y[part]
+            records = provenance(len(x[part]), origin=Origin.SYNTHETIC, generation=generation, y=labels)
+            store.write_chunk(generation, index, encode(x[part], dtype).copy(), records)
+    finally:
+        store.flush()
     return chunks
 
 

@@ -17,7 +17,7 @@ from collapse.data.store import GenerationStore
 from collapse.mitigations.mitigation import Mitigation
 from collapse.mitigations.stack import MitigationStack
 from collapse.models.generative import GenerativeModule
-from collapse.recursion.checks import check_budget, check_loader, check_module, check_trainer
+from collapse.recursion.checks import check_budget, check_loader, check_module, check_trainer, generations_kept
 from collapse.recursion.composition import compose
 from collapse.recursion.early_stopping import GenerationEarlyStopping
 from collapse.recursion.harvest import harvest
@@ -84,7 +84,7 @@ class RecursiveTrainer(pl.Callback):
         self.generations, self.samples_per_generation = generations, samples_per_generation
         self.epochs_per_generation, self.steps_per_generation = epochs_per_generation, steps_per_generation
         self.initialization, self.chunk_size, self.seed, self.clock = initialization, chunk_size, seed, Clock(seed)
-        self.kept = range(generations) if keep_weights is True else keep_weights or ()
+        self.kept = generations_kept(keep_weights, generations)
         self.store = store if isinstance(store, GenerationStore) else GenerationStore(store)
         self.stack = MitigationStack()
         self._replicates: int | None = None
@@ -169,7 +169,7 @@ class RecursiveTrainer(pl.Callback):
         """Begin generation 0, or take up where a checkpoint left off."""
         check_loader(trainer)
         if isinstance(pl_module, GenerativeModule):
-            pl_module.training_facts = self.compose(self.generation).facts or {}
+            pl_module.training_facts = self.compose(self.generation).training_facts
         self.ledger.restart(self.generation + (self.pending is not None))
         if self.pending is not None and self.generation + 1 >= self.generations:
             trainer.should_stop = True  # a finished chain, resumed
@@ -282,7 +282,7 @@ class RecursiveTrainer(pl.Callback):
         generation = self.compose(self.generation + 1)
         if isinstance(module, GenerativeModule):
             module.clock = Clock(self.seed, generation.index)  # what configure_optimizers sees; ours flips last
-            module.training_facts = generation.facts or {}
+            module.training_facts = generation.training_facts
         reinitialize(module, seed=self.seed, generation=generation.index, initialization=self.initialization)
         self.stack.initialize(module, generation)
         renew_optimizers(trainer)

@@ -99,7 +99,10 @@ class LinearRegression(Estimator):
         """Forget the rows taken up so far."""
         for buffer in (self.weight, self.gram, self.moment):
             buffer.zero_()
-        self.design, self.design_rows = self.design[:0], self.design_rows[:0]
+        self.design, self.design_rows = (
+            self.design.new_zeros(0, self.chains, self.dim),
+            self.design_rows.new_zeros(0, 2),
+        )
 
     def update(self, batch: Batch, weights: Tensor | None = None) -> None:
         """Add the products of the rows (B, R, d + 1) to the running ones."""

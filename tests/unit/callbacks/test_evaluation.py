@@ -18,6 +18,7 @@ from collapse.metrics import (
     class_histogram,
     frechet_distance,
     neighborhood_profile,
+    tail_mass,
     total_variation,
     variance_ratio,
 )
@@ -27,7 +28,7 @@ from collapse.recursion.sampling import sample_rows
 from collapse.seeding import Stream, generator
 
 ROWS = 120
-NAMES = {"fd_identity", "precision", "recall", "density", "coverage", "variance_ratio"}
+NAMES = {"fd_identity", "precision", "recall", "density", "coverage", "tail_mass", "variance_ratio"}
 
 
 def normal(rows, *shape, seed=0, scale=1.0):
@@ -51,8 +52,10 @@ def test_a_profile_is_the_metrics_of_the_package(neighbors):
     expected = {name: float(value) for name, value in neighborhood_profile(reference, generated, k=neighbors).items()}
     expected["fd_identity"] = float(frechet_distance(reference, generated))
     expected["variance_ratio"] = float(variance_ratio(reference, generated))
+    expected["tail_mass"] = float(tail_mass(reference, generated))
     assert found == expected
     assert found["variance_ratio"] == pytest.approx(0.25, rel=0.3)
+    assert "tail_mass" not in profile(normal(4, 3), generated, IdentityFeatures((3,)), neighbors=neighbors)
 
 
 def test_a_profile_of_labelled_rows_counts_classes(digits):

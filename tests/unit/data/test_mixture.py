@@ -1,11 +1,14 @@
 """A mixture draws what it says: counts exactly, chances in the long run."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom, chisquare, kstest
 
 from collapse.data import Mixture, Origin
 from collapse.data.mixture import NEVER
@@ -133,6 +136,82 @@ def test_with_replacement_rows_are_independent_draws_from_the_weights():
     repeats = (rows[1:] == rows[:-1]).double().mean()
     chance = 0.1**2 + 0.2**2 + 0.3**2 + 0.4**2
     assert abs(repeats - chance) < SIGMAS * math.sqrt(chance * (1 - chance) / draws)
+
+
+@pytest.mark.parametrize(("total", "size"), [(8, 2), (16, 4), (9, 2), (4, 1), (15, 4), (7, 5)])
+def test_all_subsets_of_a_replicated_draw_are_equally_likely(total, size):
+    """On both sides of a quarter of the rows, where the way to draw them changes."""
+    draws = 40_000
+    rows = mixture(torch.ones(total), size).draw(generator(total), replicates=draws)
+    assert rows.shape == (size, draws)
+    inside = torch.zeros(draws, total, dtype=torch.int64).scatter_(1, rows.T, 1)
+    assert (inside.sum(1) == size).all(), "no row comes twice"
+    found = torch.bincount(inside @ (2 ** torch.arange(total)), minlength=2**total)
+    subsets = [sum(2**place for place in subset) for subset in itertools.combinations(range(total), size)]
+    assert int(found[subsets].sum()) == draws
+    assert chisquare(found[subsets]).pvalue > 1e-4
+
+
+def test_a_small_part_of_a_large_pool_is_drawn_without_ordering_it():
+    rows = mixture(torch.ones(200_000), 5).draw(generator(0), replicates=20_000)  # an order would be 32 GB
+    assert rows.shape == (5, 20_000)
+    assert kstest(rows.flatten() / 200_000, "uniform").pvalue > 1e-4
+
+
+# --- coins ------------------------------------------------------------------------------------------------------------
+
+
+def coins(size=20, alpha=0.3, real=10, total=40):
+    return mixture(torch.ones(total), size, real=real).with_real_fraction(alpha, coins=True)
+
+
+@pytest.mark.parametrize("replicates", [False, True])
+def test_the_number_of_heads_is_binomial(replicates):
+    size, alpha, draws = 20, 0.3, 20_000 if replicates else 1000
+    if replicates:
+        rows = coins(size, alpha).draw(generator(1), draws)
+    else:
+        rows = torch.stack([coins(size, alpha).draw(generator(1, turn)) for turn in range(draws)], 1)
+    assert rows.shape == (size, draws)
+    found = torch.bincount((rows < 10).sum(0), minlength=size + 1).numpy()
+    wanted = draws * binom(size, alpha).pmf(np.arange(size + 1))
+    often = wanted > 5
+    assert chisquare([*found[often], found[~often].sum()], [*wanted[often], wanted[~often].sum()]).pvalue > 1e-4
+
+
+def test_coins_are_independent_of_one_another_and_of_the_replicate():
+    real = (coins(90, 0.5, real=90, total=180).draw(generator(2), 90) < 90).double()
+    for throws in (real, real.T):
+        deviation = torch.corrcoef(throws) - torch.eye(90)
+        assert deviation.abs().max() < 6 / math.sqrt(90)
+        assert abs(float(deviation.sum())) < SIGMAS * math.sqrt(2 * 90)  # 90^2 / 2 pairs, each counted twice
+
+
+def test_a_coin_chooses_between_two_rows_and_no_row_comes_twice():
+    drawn = coins(10, 0.5, real=10, total=20).draw(generator(3), 50)
+    assert {tuple(sorted(set(row))) for row in drawn.tolist()} == {(place, place + 10) for place in range(10)}
+    assert all(len(set(column)) == 10 for column in drawn.T.tolist())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+@pytest.mark.parametrize("replicates", [None, 3])
+def test_a_coin_with_one_side(alpha, replicates):
+    drawn = coins(10, alpha).draw(generator(4), replicates)
+    assert ((drawn < 10) == bool(alpha)).all()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_a_coin_with_one_side_needs_no_rows_of_the_other(alpha):
+    only = mixture(torch.ones(6), real=6 if alpha else 0).with_real_fraction(alpha, coins=True)
+    assert sorted(only.draw(generator(0)).tolist()) == list(range(6))
+
+
+def test_coins_report_the_share_they_have_in_expectation():
+    assert coins(alpha=0.3).real_fraction == 0.3
+    assert coins(alpha=0.25, real=10, total=40).effective_size == pytest.approx(40)
+
+
+# --- draws and generators ---------------------------------------------------------------------------------------------
 
 
 def test_a_draw_depends_on_the_generator_alone():

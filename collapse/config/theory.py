@@ -1,0 +1,136 @@
+"""`collapse theory`: the chains of a config, and of its sweep, beside what theory says of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import multiprocessing
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from collapse.config.errors import ConfigError
+from collapse.config.load import LoadedConfig, cells
+
+if TYPE_CHECKING:  # the process that prints needs no torch
+    from collapse.oracle import Comparison, Confrontation, Setting
+
+__all__ = ["confront", "setting_of"]
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def setting_of(loaded: LoadedConfig) -> Setting:
+    """Return the chain that a config describes.
+
+    Raises:
+        ConfigError: If a part of it cannot be built.
+    """
+    from collapse.config.build import build_data, build_mitigations, build_model
+    from collapse.oracle import Setting
+    from collapse.recursion.reinitialize import check_initialization
+
+    config = loaded.config
+    if config.epochs_per_generation != 1 or config.steps_per_generation is not None or config.trainer:
+        raise ConfigError(
+            f"epochs_per_generation={config.epochs_per_generation}, steps_per_generation={config.steps_per_generation} "
+            f"and trainer={config.trainer} are not for `collapse theory`: an estimator sees every row once; give "
+            "epochs_per_generation=1 alone"
+        )
+    try:
+        data = build_data(config)
+        samples = len(data.gold()) if config.samples_per_generation is None else config.samples_per_generation
+        model, mitigations = build_model(config, data), tuple(build_mitigations(config))
+        check_initialization(config.initialization)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+    numbers = (config.generations, samples, config.seed, config.chunk_size)
+    return Setting(model, data, mitigations, *numbers, config.initialization)
+
+
+def confront(
+    config: str | None,
+    overrides: Sequence[str] = (),
+    *,
+    workers: int = 0,
+    figure: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Run every cell of a config and print its comparison; return how many rows contradict their law.
+
+    Args:
+        config: A config's name or path.
+        overrides: ``key=value``.
+        workers: Processes; 0 for one per processor.
+        figure: Where to draw, or None.
+        say: Prints one line.
+
+    Raises:
+        ConfigError: If a cell cannot be run, before any is.
+    """
+    if workers < 0:
+        raise ConfigError(f"--workers {workers} must be at least 1, or 0 for one per processor")
+    if figure is not None and (figure.suffix not in SUFFIXES or not figure.parent.is_dir()):
+        raise ConfigError(f"--figure {figure} must be a {', '.join(SUFFIXES)} file in an existing folder")
+    found = cells(config, overrides)
+    say(f"{'t':>6}  {'quantity':<18} {'predicted':>12} {'measured':>12}  {'95 % interval':<26} {'z':>6}")
+    drawn, misses = [], 0
+    for (label, _), cell in zip(found, _confrontations(found, workers or os.cpu_count() or 1, figure), strict=True):
+        if label:
+            say(label)
+        for row in cell.rows:
+            say(_line(row))
+            misses += row.misses
+        drawn.append((label, cell))
+    if figure is not None:
+        from collapse.oracle import plot
+
+        plot(drawn, figure)
+        say(str(figure))
+    return misses
+
+
+def _confrontations(
+    found: Sequence[tuple[str, LoadedConfig]], workers: int, figure: Path | None
+) -> Iterator[Confrontation]:
+    """Yield the cells in order, run in as many processes as there are workers and cells."""
+    workers = min(workers, len(found))
+    if workers == 1:
+        yield from (_confrontation(loaded, figure is not None) for _, loaded in found)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process that has used OpenMP may hang
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_settle, initargs=(threads,)) as pool:
+        # Sweeps grow along their axes: the last cells take longest, so they go first.
+        jobs = [pool.submit(_confrontation, loaded, figure is not None) for _, loaded in reversed(found)]
+        yield from (job.result() for job in reversed(jobs))
+
+
+def _settle(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    warnings.simplefilter("ignore")
+
+
+def _confrontation(loaded: LoadedConfig, curves: bool) -> Confrontation:
+    import pytorch_lightning  # noqa: F401 - sets the level of its logger when it is imported
+
+    from collapse.oracle import compare
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    try:
+        return compare(setting_of(loaded), curves=curves)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _line(row: Comparison) -> str:
+    predicted = "-" if math.isnan(row.predicted) else f"{row.predicted:.5g}"
+    interval = f"[{row.low:.5g}, {row.high:.5g}]" if math.isfinite(row.low) else "one chain"
+    mark = " !" if row.misses else ""
+    z = "" if math.isnan(row.z) else "heavy" if row.heavy_tailed else f"{row.z:.2f}{mark}"
+    return f"{row.t:>6}  {row.name:<18} {predicted:>12} {row.measured:>12.5g}  {interval:<26} {z:>6}".rstrip()
