@@ -12,8 +12,8 @@ import enum
 import math
 import random
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ import torch
 __all__ = ["Clock", "Stream", "generator", "key", "keyed_rng", "numpy_generator", "reseed", "standard_normal"]
 
 _MASK = (1 << 64) - 1
-_BLOCK = 1 << 17  # numbers one thread fills at a time; part of what a chain's draws are
+_BLOCK = 1 << 17  # normal numbers of one stream; part of what a chain's draws are
 _CUDA = torch.cuda.is_available()  # tens of microseconds a call: asked once, never in a step
 
 
@@ -79,10 +79,10 @@ def numpy_generator(*parts: int) -> np.random.Generator:
 
 
 def standard_normal(*shape: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """Draw standard normal numbers on the generator's device; on the CPU a fifth as long as ``torch.randn`` takes.
+    """Draw standard normal numbers on the generator's device; on the CPU in a third of the time of ``torch.randn``.
 
-    There the numbers come from NumPy's ziggurat, a block of them from a stream of its own (SFC64), so that as many
-    threads as torch uses can fill the result: the numbers do not depend on how many there are.
+    There they come from NumPy's ziggurat (SFC64), a block of them from a stream of its own: whoever fills a block, and
+    when, they are the same.
 
     Args:
         shape: Shape of the result.
@@ -95,19 +95,11 @@ def standard_normal(*shape: int, generator: torch.Generator, dtype: torch.dtype 
     if generator.device.type != "cpu":
         return torch.randn(shape, dtype=dtype, generator=generator, device=generator.device)
     entropy = int(torch.randint(1 << 62, (), generator=generator))
+    # torch's memory, not NumPy's, whose huge pages take longer to get than to fill where they are kept.
     values = torch.empty(math.prod(shape), dtype=dtype, device="cpu")
-
-    def fill(block: int) -> None:
-        part = values[block * _BLOCK : (block + 1) * _BLOCK].numpy()
-        np.random.Generator(np.random.SFC64(key(entropy, block))).standard_normal(out=part, dtype=part.dtype)
-
-    blocks = range(-(-len(values) // _BLOCK))
-    if len(blocks) == 1 or torch.get_num_threads() == 1:
-        for block in blocks:
-            fill(block)
-    else:
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            list(threads.map(fill, blocks))
+    for block, part in enumerate(values.split(_BLOCK)):
+        out: Any = part.numpy()
+        np.random.Generator(np.random.SFC64(key(entropy, block))).standard_normal(out=out, dtype=out.dtype)
     return values.reshape(shape)
 
 

@@ -102,11 +102,21 @@ def _confrontations(
         yield from (_confrontation(loaded, figure is not None) for _, loaded in found)
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
-    spawn = multiprocessing.get_context("spawn")  # a fork of a process that has used OpenMP may hang
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_settle, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=_workers(), initializer=_settle, initargs=(threads,)) as pool:
         # Sweeps grow along their axes: the last cells take longest, so they go first.
         jobs = [pool.submit(_confrontation, loaded, figure is not None) for _, loaded in reversed(found)]
         yield from (job.result() for job in reversed(jobs))
+
+
+def _workers() -> multiprocessing.context.BaseContext:
+    """Return how to start a worker: by a fork of a server that has imported torch and never used it, so that the import
+    is paid once; where there is no such server, by a new process. A fork of this process, which may have used OpenMP,
+    may hang."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["collapse.config.build", "collapse.oracle"])
+    return context
 
 
 def _settle(threads: int) -> None:

@@ -15,9 +15,12 @@ from collapse.data.store import GenerationStore, StoreError
 
 __all__ = ["MemoryStore"]
 
+SMALL = 1 << 18
+"""Bytes that are hashed sooner than a thread is started."""
+
 
 class MemoryStore(GenerationStore):
-    """Manifests in a folder, rows and weights in memory until somebody asks for the files.
+    """Pools, manifests and weights in memory until somebody asks for the files.
 
     The same manifests, digests and order of events as on disk; what is left out is the disk, which an estimator with
     thousands of replicates would spend most of its time on. One process only.
@@ -33,11 +36,15 @@ class MemoryStore(GenerationStore):
         self._states: dict[int, dict[str, Tensor]] = {}
 
     def write_files(self) -> None:
-        """Write rows and weights of every generation to the run folder, where ``GenerationStore`` finds them."""
+        """Write rows, manifests and weights to the run folder, where ``GenerationStore`` finds them."""
         self.flush()
         for path, array in self._arrays.items():
             if not Path(path).exists():
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
                 commit(Path(path), *array_parts(array), durable=False)
+        for generation, (_, manifest) in self._manifests.items():
+            if not super()._committed(generation):
+                super()._commit(manifest)
         super()._protect(self.manifest(0))
         for generation, state in self._states.items():
             if not self._state_path(generation).exists():
@@ -66,6 +73,18 @@ class MemoryStore(GenerationStore):
         """Check that the store has not been given another pool in the meantime; there are no files to be changed."""
         if self.manifest(manifest.generation).digest != manifest.digest:
             raise StoreError(f"{self.folder(manifest.generation)} holds another pool than the one this run was using")
+
+    def _committed(self, generation: int) -> bool:
+        return generation in self._manifests or super()._committed(generation)
+
+    def _commit(self, manifest: Manifest) -> None:
+        self._manifests[manifest.generation] = ((0, 0, 0), manifest)
+
+    def _hand_over(self, path: str, array: np.ndarray) -> None:
+        if array.nbytes < SMALL:
+            self._put(path, array)
+        else:
+            super()._hand_over(path, array)
 
     def _put(self, path: str, array: np.ndarray) -> None:
         self._arrays[path], self._digests[path] = array, array_digest(array)

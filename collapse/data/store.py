@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,11 @@ from collapse.data.files import MappedArray, array_digest, array_parts, commit, 
 from collapse.data.manifest import Manifest
 from collapse.data.pool import DataPool, Shard
 from collapse.data.rows import PROVENANCE, Origin, Samples, finite, provenance
+from collapse.data.writer import BackgroundWriter
 
 __all__ = ["GOLD_CHUNK_BYTES", "GenerationStore", "StoreError"]
 
 GOLD_CHUNK_BYTES = 64 << 20
-QUEUE = 8  # files on their way to the disk before a sampler has to wait
 
 
 class StoreError(RuntimeError):
@@ -56,8 +55,7 @@ class GenerationStore:
         self._verified: dict[str, tuple[tuple[int, int, int], str]] = {}
         self._folders: dict[int, Path] = {}
         self._pool: tuple[list[str], DataPool | None] = ([], None)
-        self._writer: ThreadPoolExecutor | None = None
-        self._queue: list[Future[None]] = []
+        self._writer = BackgroundWriter()
 
     def folder(self, generation: int) -> Path:
         """Return the folder of the rows first trained on in ``generation``."""
@@ -77,7 +75,7 @@ class GenerationStore:
     def __len__(self) -> int:
         """Number of committed folders, gold included."""
         count = 0
-        while (self.folder(count) / "manifest.json").exists():
+        while self._committed(count):
             count += 1
         return count
 
@@ -107,35 +105,18 @@ class GenerationStore:
 
         ``x`` must not change any more. An error shows in a later call, at the latest in ``flush`` or ``seal``.
         """
-        folder = self.folder(generation)
-        folder.mkdir(parents=True, exist_ok=True)
-        if self._writer is None:
-            self._writer = ThreadPoolExecutor(1, thread_name_prefix="collapse-store")
-        for name, array in ((_name(index), x), (_records_name(index), records.astype(PROVENANCE))):
-            self._queue.append(self._writer.submit(self._put, f"{folder}/{name}", array))
-        self._wait(QUEUE)
+        self._hand_over(self.chunk(generation, index), x)
+        self._hand_over(f"{self.folder(generation)}/{_records_name(index)}", records.astype(PROVENANCE))
+
+    def _hand_over(self, path: str, array: np.ndarray) -> None:
+        self._writer.submit(self._put, path, array)
 
     def flush(self) -> None:
-        """Wait until every chunk handed over is written; the thread, which could not be pickled, ends."""
-        self._wait(0)
-        if self._writer is not None:
-            self._writer.shutdown()
-            self._writer = None
-
-    def _wait(self, most: int) -> None:
-        """Wait until at most so many files are on their way; after an error none is."""
-        try:
-            while len(self._queue) > most:
-                self._queue.pop(0).result()
-        except BaseException:
-            for job in self._queue:
-                job.cancel()
-            wait(self._queue)
-            self._queue.clear()
-            self.flush()
-            raise
+        """Wait until every chunk handed over is written."""
+        self._writer.flush()
 
     def _put(self, path: str, array: np.ndarray) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         commit(Path(path), *array_parts(array), durable=self.durable)
         self._verified[path] = (_stamp(path), array_digest(array))
 
@@ -175,16 +156,25 @@ class GenerationStore:
                 files.append((name, count, self._digest(f"{self.folder(generation)}/{name}")))
         rows = sum(count for _, count, _ in files[::2])
         manifest = Manifest(generation, rows, files, parent, json.loads(json.dumps(facts))).sealed()
-        path = self.folder(generation) / "manifest.json"
-        if path.exists():
+        if self._committed(generation):
             if self.manifest(generation).digest != manifest.digest:
                 raise StoreError(
-                    f"{path} holds other rows than this run makes again; resume on the same hardware and software "
-                    "(on a GPU with Trainer(deterministic=True)), or use a new run folder"
+                    f"{self._manifest_path(generation)} holds other rows than this run makes again; resume on the same "
+                    "hardware and software (on a GPU with Trainer(deterministic=True)), or use a new run folder"
                 )
             return manifest
-        commit(path, json.dumps(manifest.to_dict(), indent=1, sort_keys=True).encode(), durable=self.durable)
+        self._commit(manifest)
         return manifest
+
+    def _manifest_path(self, generation: int) -> Path:
+        return self.folder(generation) / "manifest.json"
+
+    def _committed(self, generation: int) -> bool:
+        return self._manifest_path(generation).exists()
+
+    def _commit(self, manifest: Manifest) -> None:
+        content = json.dumps(manifest.to_dict(), indent=1, sort_keys=True).encode()
+        commit(self._manifest_path(manifest.generation), content, durable=self.durable)
 
     def write_gold(self, gold: Samples, *, facts: Mapping[str, Any]) -> Manifest:
         """Copy the real rows in as generation 0, read-only; a store that holds them already only checks them.

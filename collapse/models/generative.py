@@ -50,6 +50,8 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
         exposes: Names that ``outputs`` returns besides ``"loss"``, for mitigations that regularize them.
         sampler_settings: How ``sample`` departs from the model's own law (temperature, variance multiplier, mean
             instead of draw); recorded with every pool.
+        fresh_samples: Whether ``sample`` returns memory that nothing writes to afterwards, so that a pool may keep it.
+            False is always right, and costs a copy.
         learning_rate: Step size of the default optimizer, Adam.
         clock: Where in the chain the module stands; set by ``RecursiveTrainer``. With one, every step draws from its
             own key; without one, from torch's global generator as anywhere else.
@@ -62,6 +64,7 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
 
     reads_batches: ClassVar[bool] = True
     exposes: frozenset[str] = frozenset()
+    fresh_samples: ClassVar[bool] = False
     learning_rate: float = 1e-3
     clock: Clock | None = None
 

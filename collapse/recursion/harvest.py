@@ -14,7 +14,7 @@ from collapse.data.manifest import Manifest
 from collapse.data.rows import Origin, Samples, encode, provenance
 from collapse.data.store import GenerationStore
 from collapse.mitigations.stack import MitigationStack
-from collapse.models.generative import SampleFn
+from collapse.models.generative import GenerativeModule, SampleFn
 from collapse.recursion.lightning import together
 from collapse.recursion.sampling import draw_chunk, sampling, state_digest
 from collapse.seeding import Stream
@@ -100,6 +100,7 @@ def write_samples(
     """
     target, rows, pool = generation.index + 1, generation.samples_per_generation, generation.pool
     chunks, world = -(-rows // chunk_size), trainer.world_size
+    fresh = isinstance(module, GenerativeModule) and module.fresh_samples and sample == module.sample
     with together(trainer), sampling(module):
         try:
             for turn in range(-(-chunks // world)):
@@ -107,7 +108,9 @@ def write_samples(
                 count = min(chunk_size, rows - index * chunk_size)
                 x = draw_chunk(sample, count, (generation.seed, Stream.SAMPLE, target, index), module.device)
                 if turn * world + trainer.global_rank == index:
-                    values = encode(_shaped(x, count, pool.row_shape), pool.dtype).copy()  # x may be the model's own
+                    values = encode(_shaped(x, count, pool.row_shape), pool.dtype)
+                    if not fresh and x.device.type == "cpu" and np.may_share_memory(values, x.detach().numpy()):
+                        values = values.copy()  # x may be the model's own
                     records = provenance(count, origin=Origin.SYNTHETIC, generation=target)
                     store.write_chunk(target, index, values, records)
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import einsum, rearrange
@@ -43,6 +43,8 @@ class Gaussian(Estimator):
     References:
         Shumailov et al., Nature 631, 2024 (ddof=1); Alemohammad et al., ICLR 2024, arXiv:2307.01850 (the bias lambda).
     """
+
+    fresh_samples: ClassVar[bool] = True
 
     mean: Tensor
     covariance: Tensor
@@ -129,8 +131,9 @@ class Gaussian(Estimator):
         self.check_fitted()
         x = standard_normal(n, *self.mean.shape, generator=generator)
         factor = self.factor(self.variance_multiplier * self.covariance)
-        x = x.mul_(factor[..., 0]) if self.dim == 1 else einsum(x, factor, "n r j, r i j -> n r i")
-        return self.emitted(x.add_(self.mean))
+        if self.dim == 1:
+            return self.emitted(torch.addcmul(self.mean, x, factor[..., 0], out=x))
+        return self.emitted(einsum(x, factor, "n r j, r i j -> n r i").add_(self.mean))
 
     def check_fitted(self) -> None:
         """Raise ValueError if there is no covariance to sample with."""
