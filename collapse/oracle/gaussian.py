@@ -67,7 +67,7 @@ def _replace(regime: ReplaceRegime, law: dict[str, Any], lam: float) -> Laws:
     n, law = regime.n, {**law, "lam": lam}
     return {
         "E|mu-mu0|^2": lambda t: theory.replace_mean_variance(t, n, **law),
-        "E var": lambda t: theory.replace_expected_variance(t, n, **law),
+        "E var": lambda t: theory.replace_variance(t, n, **law),
         "E log var": lambda t: theory.replace_expected_log_variance(t, n, **law),
         "median var": lambda t: theory.replace_median_variance(t, n, **law),
         "E W2^2": lambda t: theory.replace_expected_w2(t, n, **law),
@@ -80,7 +80,7 @@ def _accumulate(regime: Accumulate, law: dict[str, Any], lam: float) -> Laws:
         return {}
     return {
         "E|mu-mu0|^2": lambda t: theory.accumulate_mean_square_error(t, n, **law),
-        "E var": lambda t: theory.accumulate_expected_variance(t, n, **law),
+        "E var": lambda t: theory.accumulate_variance(t, n, **law),
         "E log var": lambda t: theory.accumulate_expected_log_variance(t, n, **law),
         "E W2^2": lambda t: theory.accumulate_expected_w2(t, n, **law),
     }

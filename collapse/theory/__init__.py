@@ -1,6 +1,6 @@
 """Closed forms of recursive training: oracles of the tests, overlays of the plots.
 
-A law is addressed by what is fitted, then by its regime and its quantity: ``gaussian.replace_expected_variance``,
+A law is addressed by what is fitted, then by its regime and its quantity: ``gaussian.replace_variance``,
 ``regression.accumulate_fresh_design_excess_error``, ``categorical.replace_expected_support``. Everywhere t counts model
 fits, so the generation index of the framework is t - 1. The probes, which fit nothing random, are here themselves.
 """

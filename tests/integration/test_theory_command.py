@@ -62,7 +62,7 @@ def test_a_sweep_is_one_command_with_a_table_and_a_figure(tmp_path, config):
         f"mitigation={name} data.rows={rows}" for name in ("replace", "accumulate") for rows in (10, 20)
     ]
     predicted, measured = found["mitigation=accumulate data.rows=20"]["E var", 5]
-    assert predicted == pytest.approx(theory.gaussian.accumulate_expected_variance(5, 20, ddof=0), rel=1e-4)
+    assert predicted == pytest.approx(theory.gaussian.accumulate_variance(5, 20, ddof=0), rel=1e-4)
     assert measured == pytest.approx(predicted, rel=0.1)
     predicted, _ = found["mitigation=replace data.rows=10"]["median var", 5]
     assert predicted == pytest.approx(theory.gaussian.replace_median_variance(5, 10, ddof=0), rel=1e-4)

@@ -283,7 +283,7 @@ def replace_laws(run, t, s):
     return {
         "E_mu": run.mean,
         "Var_mu": theory.gaussian.replace_mean_variance(t, n, **law),
-        "E_var": theory.gaussian.replace_expected_variance(t, n, **law),
+        "E_var": theory.gaussian.replace_variance(t, n, **law),
         "E_sd": theory.gaussian.replace_expected_std(t, n, **law),
         "E_logvar": theory.gaussian.replace_expected_log_variance(t, n, **law),
         "Var_logvar": theory.gaussian.replace_log_variance_variance(t, n),
@@ -312,7 +312,7 @@ def plane_laws(run, t, s):
 
 def accumulate_laws(run, t, s):
     law = {"n0": run.gold, "ddof": run.ddof, "variance": sum(run.covariance[i][i] for i in range(len(run.covariance)))}
-    expected = theory.gaussian.accumulate_expected_variance(t, run.samples, **law)
+    expected = theory.gaussian.accumulate_variance(t, run.samples, **law)
     return {
         "E_mu_sqerr": theory.gaussian.accumulate_mean_square_error(t, run.samples, **law),
         "E_var": expected,

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from collapse.theory._checks import check_count, check_probabilities, check_t
 from collapse.theory.categorical.first_fit import first_fit_expected_support
 from collapse.theory.categorical.replace import heterozygosity
-from collapse.theory.gaussian.accumulate import accumulate_expected_variance, accumulate_limit_variance
+from collapse.theory.gaussian.accumulate import accumulate_limit_variance, accumulate_variance
 
 __all__ = [
     "SubsampleHeterozygosity",
@@ -58,7 +58,7 @@ def accumulate_expected_heterozygosity(t: int, n: int, *, probabilities: ArrayLi
     Raises:
         ValueError: If an argument is out of its range.
     """
-    return heterozygosity(probabilities) * accumulate_expected_variance(t, n, ddof=0, n0=n0)
+    return heterozygosity(probabilities) * accumulate_variance(t, n, ddof=0, n0=n0)
 
 
 def accumulate_limit_heterozygosity(n: int, *, probabilities: ArrayLike, n0: int | None = None) -> float:
@@ -100,7 +100,7 @@ def accumulate_probability_variance(
         ValueError: If an argument is out of its range.
     """
     p = check_probabilities(probabilities)
-    return p * (1 - p) * (1 - accumulate_expected_variance(t, n, ddof=0, n0=n0))
+    return p * (1 - p) * (1 - accumulate_variance(t, n, ddof=0, n0=n0))
 
 
 def accumulate_expected_l2(t: int, n: int, *, probabilities: ArrayLike, n0: int | None = None) -> float:

@@ -8,11 +8,11 @@
 from collapse.theory.gaussian.accumulate import (
     accumulate_expected_log_variance,
     accumulate_expected_std,
-    accumulate_expected_variance,
     accumulate_expected_w2,
     accumulate_limit_mean_square_error,
     accumulate_limit_variance,
     accumulate_mean_square_error,
+    accumulate_variance,
     accumulate_variance_of_variance,
 )
 from collapse.theory.gaussian.known_variance import (
@@ -52,11 +52,11 @@ from collapse.theory.gaussian.multivariate import (
 )
 from collapse.theory.gaussian.replace import (
     replace_expected_std,
-    replace_expected_variance,
     replace_expected_w2,
     replace_marginal_variance,
     replace_mean_covariance,
     replace_mean_variance,
+    replace_variance,
     replace_variance_of_variance,
 )
 from collapse.theory.gaussian.weighting import (
@@ -70,7 +70,7 @@ __all__ = [
     # replace
     "replace_mean_variance",
     "replace_mean_covariance",
-    "replace_expected_variance",
+    "replace_variance",
     "replace_variance_of_variance",
     "replace_expected_std",
     "replace_marginal_variance",
@@ -94,7 +94,7 @@ __all__ = [
     "replace_expected_w2_bivariate_first_fit",
     # accumulate
     "accumulate_mean_square_error",
-    "accumulate_expected_variance",
+    "accumulate_variance",
     "accumulate_variance_of_variance",
     "accumulate_expected_log_variance",
     "accumulate_expected_std",

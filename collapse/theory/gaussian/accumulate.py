@@ -34,7 +34,7 @@ from collapse.theory.gaussian.replace import replace_expected_std
 
 __all__ = [
     "accumulate_mean_square_error",
-    "accumulate_expected_variance",
+    "accumulate_variance",
     "accumulate_variance_of_variance",
     "accumulate_expected_log_variance",
     "accumulate_expected_std",
@@ -69,7 +69,7 @@ def accumulate_mean_square_error(t: int, n: int, *, ddof: int, n0: int | None = 
     return variance * (1 / n0 + float(np.sum(n / _pool_sizes(t, n, n0) ** 2 * expected[:-1])))
 
 
-def accumulate_expected_variance(t: int, n: int, *, ddof: int, n0: int | None = None, variance: float = 1.0) -> float:
+def accumulate_variance(t: int, n: int, ddof: int, *, n0: int | None = None, variance: float = 1.0) -> float:
     r"""Expectation of the fitted variance.
 
     .. math:: \mathbb{E}v_t = \sigma_0^2\,\frac{n_0-1}{n_0-\mathrm{ddof}}
@@ -198,7 +198,7 @@ def accumulate_expected_w2(t: int, n: int, *, ddof: int, n0: int | None = None, 
         ValueError: If an argument is out of its range.
     """
     error = accumulate_mean_square_error(t, n, ddof=ddof, n0=n0, variance=variance)
-    expected = accumulate_expected_variance(t, n, ddof=ddof, n0=n0, variance=variance)
+    expected = accumulate_variance(t, n, ddof=ddof, n0=n0, variance=variance)
     std = accumulate_expected_std(t, n, ddof=ddof, n0=n0, variance=variance)
     return error + expected + variance - 2 * math.sqrt(variance) * std
 

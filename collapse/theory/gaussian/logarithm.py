@@ -16,7 +16,7 @@ import numpy as np
 
 from collapse.theory._checks import check_count, check_fit
 from collapse.theory._special import digamma, log_gamma, trigamma
-from collapse.theory.gaussian.replace import replace_expected_variance
+from collapse.theory.gaussian.replace import replace_variance
 
 __all__ = [
     "replace_log_variance_rate",
@@ -140,7 +140,7 @@ def replace_median_variance(t: int, n: int, *, ddof: int, variance: float = 1.0,
     Raises:
         ValueError: If an argument is out of its range.
     """
-    scale = replace_expected_variance(t, n, ddof=ddof, variance=variance, lam=lam)
+    scale = replace_variance(t, n, ddof=ddof, variance=variance, lam=lam)
     return scale * math.exp(_median_log_product(t, n - 1))
 
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from collapse.theory._checks import check_count, check_covariance, check_fit, check_positive
 from collapse.theory._special import chi_square_quadrature, digamma
-from collapse.theory.gaussian.replace import replace_expected_variance, replace_mean_variance
+from collapse.theory.gaussian.replace import replace_mean_variance, replace_variance
 
 __all__ = [
     "TraceMoments",
@@ -98,7 +98,7 @@ def replace_trace_moments(t: int, n: int, *, covariance: ArrayLike, ddof: int, l
     a, b = trace**2, float(np.sum(s0 * s0))
     for _ in range(t):
         a, b = a + 2 * b / nu, a / nu + (1 + 1 / nu) * b
-    scale = replace_expected_variance(t, n, ddof=ddof, lam=lam)
+    scale = replace_variance(t, n, ddof=ddof, lam=lam)
     return TraceMoments(scale * trace, scale**2 * a, scale**2 * b)
 
 
@@ -203,7 +203,7 @@ def replace_w2_bounds(t: int, n: int, *, covariance: ArrayLike, ddof: int, lam: 
     """
     trace = float(np.trace(check_covariance(covariance)))
     mean = replace_mean_variance(t, n, ddof=ddof, lam=lam)
-    shrinkage = replace_expected_variance(t, n, ddof=ddof, lam=lam)
+    shrinkage = replace_variance(t, n, ddof=ddof, lam=lam)
     return Bounds(trace * ((1 - math.sqrt(shrinkage)) ** 2 + mean), trace * (1 + shrinkage + mean))
 
 

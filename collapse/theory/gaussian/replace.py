@@ -31,7 +31,7 @@ from collapse.theory._special import c4
 __all__ = [
     "replace_mean_variance",
     "replace_mean_covariance",
-    "replace_expected_variance",
+    "replace_variance",
     "replace_variance_of_variance",
     "replace_expected_std",
     "replace_marginal_variance",
@@ -91,7 +91,7 @@ def replace_mean_covariance(s: int, t: int, *, n: int, ddof: int, variance: floa
     return replace_mean_variance(min(s, t), n, ddof=ddof, variance=variance, lam=lam)
 
 
-def replace_expected_variance(t: int, n: int, *, ddof: int, variance: float = 1.0, lam: float = 1.0) -> float:
+def replace_variance(t: int, n: int, ddof: int, *, variance: float = 1.0, lam: float = 1.0) -> float:
     r"""Expectation of the fitted variance.
 
     .. math:: \mathbb{E}\sigma_t^2 = \sigma_0^2\,k^t\lambda^{t-1}
@@ -138,7 +138,7 @@ def replace_variance_of_variance(t: int, n: int, *, ddof: int, variance: float =
         ValueError: If an argument is out of its range.
         OverflowError: If the result exceeds float64, as it does for very long chains.
     """
-    mean = replace_expected_variance(t, n, ddof=ddof, variance=variance, lam=lam)
+    mean = replace_variance(t, n, ddof=ddof, variance=variance, lam=lam)
     return mean**2 * math.expm1(t * math.log1p(2 / (n - 1)))
 
 
@@ -161,7 +161,7 @@ def replace_expected_std(t: int, n: int, *, ddof: int, variance: float = 1.0, la
     Raises:
         ValueError: If an argument is out of its range.
     """
-    return c4(n) ** t * math.sqrt(replace_expected_variance(t, n, ddof=ddof, variance=variance, lam=lam))
+    return c4(n) ** t * math.sqrt(replace_variance(t, n, ddof=ddof, variance=variance, lam=lam))
 
 
 def replace_marginal_variance(t: int, n: int, *, ddof: int, variance: float = 1.0, lam: float = 1.0) -> float:
@@ -188,7 +188,7 @@ def replace_marginal_variance(t: int, n: int, *, ddof: int, variance: float = 1.
         ValueError: If an argument is out of its range.
     """
     between = replace_mean_variance(t, n, ddof=ddof, variance=variance, lam=lam)
-    return between + replace_expected_variance(t, n, ddof=ddof, variance=variance, lam=lam)
+    return between + replace_variance(t, n, ddof=ddof, variance=variance, lam=lam)
 
 
 def replace_expected_w2(t: int, n: int, *, ddof: int, variance: float = 1.0, lam: float = 1.0) -> float:
