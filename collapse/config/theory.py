@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from collapse.config.errors import ConfigError
 from collapse.config.load import LoadedConfig, cells
@@ -78,33 +78,38 @@ def confront(
     found = cells(config, overrides)
     say(f"{'t':>6}  {'quantity':<18} {'predicted':>12} {'measured':>12}  {'95 % interval':<26} {'z':>6}")
     drawn, misses = [], 0
-    for (label, _), cell in zip(found, _confrontations(found, workers or os.cpu_count() or 1, figure), strict=True):
-        if label:
-            say(label)
-        for row in cell.rows:
-            say(_line(row))
-            misses += row.misses
-        drawn.append((label, cell))
+    for (label, _), cell in zip(found, _cells(found, workers or os.cpu_count() or 1, figure), strict=True):
+        for line in ([label] if label else []) + cell.lines:
+            say(line)
+        misses += cell.misses
+        drawn.append((label, cell.drawing))
     if figure is not None:
         from collapse.oracle import plot
 
-        plot(drawn, figure)
+        plot([(label, drawing) for label, drawing in drawn if drawing is not None], figure)
         say(str(figure))
     return misses
 
 
-def _confrontations(
-    found: Sequence[tuple[str, LoadedConfig]], workers: int, figure: Path | None
-) -> Iterator[Confrontation]:
+class _Cell(NamedTuple):
+    """What a worker hands back: text, so that the process that prints has no torch to import; the numbers themselves
+    only where they are drawn."""
+
+    lines: list[str]
+    misses: int
+    drawing: Confrontation | None
+
+
+def _cells(found: Sequence[tuple[str, LoadedConfig]], workers: int, figure: Path | None) -> Iterator[_Cell]:
     """Yield the cells in order, run in as many processes as there are workers and cells."""
     workers = min(workers, len(found))
     if workers == 1:
-        yield from (_confrontation(loaded, figure is not None) for _, loaded in found)
+        yield from (_cell(loaded, figure is not None) for _, loaded in found)
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
     with ProcessPoolExecutor(workers, mp_context=_workers(), initializer=_settle, initargs=(threads,)) as pool:
         # Sweeps grow along their axes: the last cells take longest, so they go first.
-        jobs = [pool.submit(_confrontation, loaded, figure is not None) for _, loaded in reversed(found)]
+        jobs = [pool.submit(_cell, loaded, figure is not None) for _, loaded in reversed(found)]
         yield from (job.result() for job in reversed(jobs))
 
 
@@ -126,16 +131,17 @@ def _settle(threads: int) -> None:
     warnings.simplefilter("ignore")
 
 
-def _confrontation(loaded: LoadedConfig, curves: bool) -> Confrontation:
+def _cell(loaded: LoadedConfig, drawn: bool) -> _Cell:
     import pytorch_lightning  # noqa: F401 - sets the level of its logger when it is imported
 
     from collapse.oracle import compare
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     try:
-        return compare(setting_of(loaded), curves=curves)
+        found = compare(setting_of(loaded), curves=drawn)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
+    return _Cell([_line(row) for row in found.rows], sum(row.misses for row in found.rows), found if drawn else None)
 
 
 def _line(row: Comparison) -> str:
