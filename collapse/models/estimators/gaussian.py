@@ -115,12 +115,21 @@ class Gaussian(Estimator):
             self.covariance.copy_(torch.where(divisor > 0, self.scatter / divisor, 0))
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the negative log-likelihood of each row in nats, averaged over replicates, (B,)."""
+        """Return the negative log-likelihood of each row in nats, averaged over replicates, (B,).
+
+        Raises:
+            ValueError: If a covariance has collapsed: such a law has no density.
+        """
         deviation = self.arranged(batch.x).to(torch.float64) - self.mean
-        solved = torch.linalg.solve(self.covariance, rearrange(deviation, "b r d -> r d b"))
-        distance = einsum(deviation, solved, "b r d, r d b -> b r")
-        constant = self.dim * math.log(2 * math.pi) + torch.linalg.slogdet(self.covariance).logabsdet
-        return ((distance + constant) / 2).mean(1)
+        factor, failed = torch.linalg.cholesky_ex(self.covariance)
+        if bool(failed.any()):
+            raise ValueError(
+                f"{self.describe()} has no density in {int((failed > 0).sum())} of {self.chains} replicates, where the "
+                "covariance has collapsed; its samples are still defined"
+            )
+        white = torch.linalg.solve_triangular(factor, rearrange(deviation, "b r d -> r d b"), upper=False)
+        constant = self.dim / 2 * math.log(2 * math.pi) + factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        return (white.square().sum(1) / 2 + constant[:, None]).mean(0)
 
     def sample(self, n: int, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
         """Draw (n, d), or (n, R, d) with replicates.

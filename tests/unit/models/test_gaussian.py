@@ -88,6 +88,25 @@ def test_a_collapsed_covariance_is_still_sampled(direction):
     assert torch.isfinite(x).all()
 
 
+@pytest.mark.parametrize("dim", [1, 2])
+def test_a_collapsed_covariance_has_no_density(dim):
+    model = Gaussian(dim, replicates=3)
+    x = rows(20)[..., :dim]
+    x[:, 1] = 5.0
+    model.fit(x)
+    with pytest.raises(ValueError, match=r"Gaussian\(.*\) has no density in 1 of 3 replicates, where the covariance"):
+        model.loss(batch_of(x))
+
+
+def test_as_many_rows_as_dimensions_give_a_flat_covariance():
+    model = Gaussian(3, ddof=1)
+    x = torch.randn(3, 3, dtype=torch.float64, generator=generator(6))
+    model.fit(x)
+    assert torch.linalg.matrix_rank(model.covariance[0]) == 2
+    normal = torch.linalg.svd(x - x.mean(0)).Vh[2]
+    assert ((model.sample(100, generator(7)) - x.mean(0)) @ normal).abs().max() < 1e-7
+
+
 def test_too_few_rows_are_refused():
     model = fitted(rows(1), 1, ddof=1)
     with pytest.raises(ValueError, match="was fitted on 1 rows"):
