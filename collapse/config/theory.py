@@ -69,7 +69,7 @@ def confront(
         say: Prints one line.
 
     Raises:
-        ConfigError: If a cell cannot be run, before any is.
+        ConfigError: If a cell's config cannot be read, before any is run; or if one cannot be built or has no theory.
     """
     if workers < 0:
         raise ConfigError(f"--workers {workers} must be at least 1, or 0 for one per processor")
