@@ -4,11 +4,13 @@ This namespace is the registry: a metric exists for configuration, tests and tab
 lists those that compare a generated set with a reference set; the others describe one set, a law or a corpus.
 """
 
+from collapse.metrics.conformal import Outlyingness, conformal_outliers
 from collapse.metrics.diversity import class_histogram, coverage, recall, total_variation, variance_ratio
 from collapse.metrics.entropy import entropy, hill_number
 from collapse.metrics.features import ClassifierFeatures, FeatureExtractor, IdentityFeatures, RandomConvFeatures
 from collapse.metrics.fidelity import density, frechet_distance, precision
 from collapse.metrics.gaussians import gaussian_frechet, kl_gaussian
+from collapse.metrics.incoming import Finding, IncomingReport, check_incoming
 from collapse.metrics.kernels import median_bandwidth, mmd2
 from collapse.metrics.metric import Metric
 from collapse.metrics.neighbors import neighborhood_profile
@@ -59,6 +61,12 @@ __all__ = [
     "kl_gaussian",
     "gaussian_sliced_wasserstein",
     "gaussian_tail_mass",
+    # could these rows be real?
+    "conformal_outliers",
+    "Outlyingness",
+    "check_incoming",
+    "IncomingReport",
+    "Finding",
     # text
     "perplexity",
     "distinct_n",
