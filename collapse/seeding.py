@@ -41,6 +41,7 @@ class Stream(enum.IntEnum):
     DATA = 11
     LOADER = 12
     PREDICT = 13
+    CHECK = 14
 
 
 def key(*parts: int) -> int:
