@@ -19,10 +19,12 @@ _HOMES = {
         "GenerationEarlyStopping",
         "EpochCheckpoint",
         "StepCheckpoint",
+        "StopForRequeue",
+        "StoppedForRequeue",
         "AtomicCheckpointIO",
         "newest_checkpoint",
     ),
-    "collapse.callbacks": ("GenerationEvaluation", "SampleGallery", "ChainProgress"),
+    "collapse.callbacks": ("GenerationEvaluation", "SampleGallery", "IncomingCheck", "ChainProgress"),
     "collapse.mitigations": (
         "Mitigation",
         "MitigationStack",
@@ -31,9 +33,13 @@ _HOMES = {
         "SlidingWindow",
         "RealOnly",
         "AnchorReplay",
+        "Admit",
+        "ProtectedStrata",
         "WeightedLikelihood",
         "SIGReg",
         "EMA",
+        "OutlierFilter",
+        "PoolGate",
     ),
     "collapse.models": (
         "GenerativeModule",
@@ -69,6 +75,8 @@ _HOMES = {
         "RingOfGaussians",
         "GridOfGaussians",
         "TwoMoons",
+        "Ingested",
+        "Contaminated",
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

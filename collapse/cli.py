@@ -12,9 +12,12 @@ from typing import Any
 
 import click
 
+from collapse.stopping import StoppedForRequeue, StopRequest
+
 __all__ = ["main", "quiet"]
 
-DONE, FAILED, USAGE = 0, 1, 2
+DONE, FAILED, USAGE, REQUEUE = 0, 1, 2, 75
+READABLE = 360  # characters of a sentence about a config; what it quotes may be of any length
 INTERRUPTED = "interrupted; `collapse resume RUN` continues the chain"
 KINDS = ("models", "data", "mitigations", "metrics", "experiments")
 
@@ -50,6 +53,7 @@ def main() -> None:
 def run_command(arguments: tuple[str, ...]) -> None:
     """Train one chain; prints the run folder last. Without CONFIG: a VAE on scikit-learn's digits."""
     with _guarded():
+        StopRequest().install()  # a signal that comes before the chain has begun must not be lost
         from collapse.config import load
         from collapse.config.execute import run
 
@@ -63,12 +67,71 @@ def run_command(arguments: tuple[str, ...]) -> None:
 def resume_command(folder: Path) -> None:
     """Continue an interrupted chain, bit for bit; a finished one is left as it is."""
     with _guarded():
+        StopRequest().install()  # a signal that comes before the chain has begun must not be lost
         from collapse.config import load_run
         from collapse.config.execute import run
 
         quiet()
         chain = run(load_run(folder))
         _say_folder(chain.root)
+
+
+@main.command("verify")
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+def verify_command(folder: Path) -> int:
+    """Hash every file of a run again; prints one line per fault, and ends with 1 if there is any."""
+    with _guarded():
+        from collapse.recursion.verification import faults
+
+        store, found = _store(folder), 0
+        for found, fault in enumerate(faults(store), 1):  # noqa: B007
+            click.echo(fault)
+        if not found:
+            click.echo(f"{folder}: {len(store)} pools, every byte as it was written")
+        return FAILED if found else DONE
+
+
+@main.command("lineage")
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--row", type=int, help="Index into the pool; without it, how often every origin was trained on.")
+def lineage_command(folder: Path, row: int | None) -> None:
+    """Say where a row of a run's pool came from, back to gold, and what was trained on it."""
+    with _guarded():
+        from collapse.config import ConfigError
+        from collapse.recursion.lineage import exposure, lineage
+
+        store = _store(folder)
+        if row is not None:
+            try:
+                found = lineage(store, row)
+            except IndexError as error:
+                raise ConfigError(f"--row: {error}") from None
+            for line in found.lines():
+                click.echo(line)
+        for generation, counts in enumerate(exposure(store)):
+            shown = ", ".join(f"{count:g} of {name}" for name, count in counts.items())
+            click.echo(f"generation {generation} trained on {shown}")
+
+
+@main.command("ingest")
+@click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
+@click.option("--out", required=True, metavar="POOL", type=click.Path(path_type=Path), help="Folder to append to.")
+@click.option("--origin", default="unknown", show_default=True, help="real, synthetic or unknown: who made the rows.")
+@click.option("--shape", metavar="S,...", help="Sides of a row, for an array whose rows are flat.")
+@click.option("--size", nargs=2, type=int, metavar="H W", help="Height and width to resize images to.")
+@click.option("--length", type=int, help="Tokens in a row of text.")
+@click.option("--label", metavar="COLUMN", help="Labels of a table.")
+def ingest_command(path: Path, out: Path, origin: str, **layout: Any) -> None:
+    """Append outside data to a pool; what is not declared real is held, and trains nobody unless a mitigation names it.
+
+    PATH is .npy, .npz, .txt, .jsonl, .parquet, or a folder of images (a subfolder per class) or .txt files. Prints what
+    was found, and the new batch's folder last.
+    """
+    with _guarded():
+        from collapse.config.ingest import ingest_path
+
+        for line in ingest_path(path, out, origin, **layout):
+            click.echo(line)
 
 
 @main.command("list")
@@ -114,6 +177,27 @@ def theory_command(arguments: tuple[str, ...], workers: int, figure: Path | None
         return FAILED if confront(*_split(arguments), workers=workers, figure=figure, say=click.echo) else DONE
 
 
+def _store(folder: Path) -> Any:
+    """Return the store of an existing run."""
+    from collapse.config import ConfigError
+    from collapse.data import GenerationStore
+
+    if not (folder / "journal.jsonl").is_file() and not (folder / "generations").is_dir():
+        raise ConfigError(f"{folder} is no run folder: it has neither a journal nor generations")
+    return GenerationStore(folder)
+
+
+@main.command("wandb-export")
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write; RUN/wandb-export when left out.")
+def wandb_export_command(folder: Path, out: Path | None) -> None:
+    """Write what was logged to W&B offline as plain JSON files; prints their folder last."""
+    with _guarded():
+        from collapse.config.wandb_export import export_wandb
+
+        click.echo(export_wandb(folder, out, say=lambda line: click.echo(f"collapse: {line}", err=True)))
+
+
 def _split(arguments: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
     """Tell the config, which comes first and has no ``=``, from the overrides."""
     if arguments and "=" not in arguments[0]:
@@ -122,7 +206,8 @@ def _split(arguments: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
 
 
 class _guarded:
-    """Turn errors into one sentence on standard error and an exit code: 2 for use, 1 for the rest of what can fail."""
+    """Turn errors into one sentence on standard error and an exit code: 2 for use, 75 for a chain
+    that was asked to stop and can be continued, 1 for the rest of what can fail."""
 
     def __enter__(self) -> None:
         return None
@@ -132,6 +217,10 @@ class _guarded:
 
         if isinstance(error, ConfigError):
             _fail(str(error), USAGE)
+        if isinstance(error, StoppedForRequeue):
+            if not _is_first():
+                sys.exit(DONE)  # the first process speaks for all: launchers take another's code for a crash
+            _fail(str(error), REQUEUE)
         if isinstance(error, OSError):
             where = f" {error.filename}" if error.filename else ""
             remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "mend that"
@@ -149,7 +238,9 @@ class _guarded:
 
 
 def _fail(sentence: str, code: int) -> None:
-    click.echo(f"collapse: {' '.join(sentence.split())}", err=True)
+    from collapse.config.errors import one_line
+
+    click.echo(f"collapse: {one_line(sentence, READABLE if code == USAGE else None)}", err=True)
     sys.exit(code)
 
 
@@ -169,8 +260,12 @@ def quiet() -> None:
 
 
 def _say_folder(root: Path) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0":
+    if _is_first():
         click.echo(root)
+
+
+def _is_first() -> bool:
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 if __name__ == "__main__":

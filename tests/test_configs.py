@@ -7,8 +7,9 @@ import pytest
 
 from collapse.config import cells, load, load_run
 from collapse.config.build import build_data, build_mitigations, build_model, trainer_options
-from collapse.config.execute import finished, run
+from collapse.config.execute import run
 from collapse.config.load import GROUPS, config_root, names_in
+from collapse.config.run_folder import finished
 from collapse.config.theory import setting_of
 from collapse.mitigations import MitigationStack
 from collapse.oracle import compare
@@ -16,7 +17,7 @@ from collapse.oracle import compare
 GROUP_FILES = [(group, name) for group in GROUPS for name in names_in(group)]
 EXPERIMENTS = names_in("experiment")
 IN_CLOSED_FORM = [name for name in EXPERIMENTS if "replicates" in load(name).config.model]
-FILED = {"mnist", "fashion_mnist", "cifar10"}  # data that need files under a root
+FILED = {"mnist", "fashion_mnist", "cifar10", "ingested"}  # data that need files under a root
 
 
 def test_every_file_is_in_a_group_that_is_tested():

@@ -101,7 +101,7 @@ class GenerationEvaluation(GenerationCallback):
         self.extractor, self._reference, self._floor = self.given, None, {}
 
     def on_generation_end(self, trainer: pl.Trainer, module: Any, generation: Generation) -> None:
-        """Measure on the first process; the others wait at the end of the generation."""
+        """Measure on the first process; the others draw their share of what it samples."""
         data = getattr(trainer, "datamodule", None)
         if not trainer.is_global_zero or not isinstance(data, RecursiveDataModule) or data.replicates is not None:
             return

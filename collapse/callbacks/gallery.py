@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,7 +12,6 @@ from torch import Tensor
 from torchvision.io import encode_png
 from torchvision.utils import make_grid
 
-from collapse.data.files import commit
 from collapse.data.generation import Generation, GenerationCallback
 from collapse.seeding import Stream
 
@@ -34,24 +32,20 @@ class SampleGallery(GenerationCallback):
 
     Args:
         samples: Images per grid.
-        folder: Where to save; the Trainer's ``default_root_dir/figures`` when None.
     """
 
-    def __init__(self, samples: int = 64, folder: str | Path | None = None) -> None:
+    def __init__(self, samples: int = 64) -> None:
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
-        self.samples, self.folder = samples, folder
+        self.samples = samples
 
     def on_generation_end(self, trainer: pl.Trainer, module: Any, generation: Generation) -> None:
-        """Draw the grid from the stream of evaluation."""
+        """Draw the grid from the stream of evaluation, on the first process; the others sample their share."""
         shape = generation.pool.row_shape
         if not trainer.is_global_zero or len(shape) != 3 or shape[0] not in (1, 3) or generation.sample is None:
             return
-        folder = Path(self.folder) if self.folder is not None else Path(trainer.default_root_dir) / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"samples_gen_{generation.index:03d}.png"
         grid = image_grid(generation.sample(self.samples, Stream.EVALUATE))
-        commit(path, encode_png(grid).numpy().tobytes())
+        path = generation.save(f"figures/samples_gen_{generation.index:03d}.png", encode_png(grid).numpy().tobytes())
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.log({"generation": generation.index}, commit=False)  # in the same row as the image

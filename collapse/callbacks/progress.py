@@ -32,6 +32,13 @@ class ChainProgress(GenerationCallback):
         self._progress: Progress | None = None
         self._trainer: pl.Trainer | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Go to a spawned process without the console, which holds locks; ``__setstate__`` opens one there."""
+        return {**self.__dict__, "console": None, "_progress": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "console": Console(stderr=True)})
+
     @property
     def begun(self) -> bool:
         """Whether the chain has taken a step, in this process or before a resume."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["ConfigError", "did_you_mean"]
+__all__ = ["ConfigError", "did_you_mean", "one_line"]
 
 
 class ConfigError(ValueError):
@@ -20,3 +20,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean {folded[near[0]]!r}?"
     return f"; there are: {', '.join(names)}" if names else ""
+
+
+def one_line(text: str, most: int | None = None) -> str:
+    """Return a text as one line that any terminal can show: what is not printable escaped, and the middle of what is
+    longer than ``most`` characters left out."""
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(text.split()))
+    return line if most is None or len(line) <= most else f"{line[: most * 2 // 3]} ... {line[-(most // 3) :]}"

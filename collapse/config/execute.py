@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
-
 import pytorch_lightning as pl
-import torch
-from omegaconf import OmegaConf
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from collapse.callbacks import ChainProgress, GenerationEvaluation, SampleGallery
-from collapse.config.build import build_data, build_mitigations, build_model, trainer_options
+from collapse.callbacks import ChainProgress, GenerationEvaluation, IncomingCheck, SampleGallery
+from collapse.config.build import FAULTS, build_data, build_mitigations, build_model, rows_of, trainer_options, usage
 from collapse.config.errors import ConfigError
-from collapse.config.load import LoadedConfig, load_run
+from collapse.config.load import LoadedConfig
+from collapse.config.run_folder import check_folder, finished, first_process, remove_folder, write_folder
+from collapse.config.schema import WandbConfig
 from collapse.config.tracking import finish_wandb, resolved_mode, wandb_logger
-from collapse.data.files import commit
-from collapse.data.store import GenerationStore
+from collapse.config.wandb_record import WandbRecord
 from collapse.mitigations import MitigationStack
-from collapse.recursion import Chain, StepCheckpoint, read_measurements, run_chain
+from collapse.recursion import Chain, StepCheckpoint, run_chain
 from collapse.recursion.checks import check_budget, check_module
+from collapse.recursion.lightning import SPAWNED_FAILED, last_words
+from collapse.recursion.rehearsal import rehearse
 from collapse.recursion.reinitialize import check_initialization
+from collapse.recursion.slurm import check_slurm, slurm_plugins
 
-__all__ = ["finished", "run"]
+__all__ = ["run"]
 
-USAGE_ERRORS = (ValueError, TypeError, FileNotFoundError, MisconfigurationException)
+PROJECT_FORBIDS = "/\\#?%:"
 
 
 def run(loaded: LoadedConfig) -> Chain:
@@ -46,14 +35,13 @@ def run(loaded: LoadedConfig) -> Chain:
         ConfigError: If the config cannot be run, or the folder holds another one.
     """
     config, out = loaded.config, loaded.out
-    with _usage():
+    with usage():
         check_initialization(config.initialization)
         resolved_mode(config.wandb.mode)
+        _check_names(config.wandb)
         data = build_data(config)
-        gold = data.gold()
-        if not len(gold):
-            raise ConfigError(f"data={config.data} leaves no gold rows; a chain starts from real data")
-        samples = len(gold) if config.samples_per_generation is None else config.samples_per_generation
+        rows = rows_of(data, config)
+        samples = rows if config.samples_per_generation is None else config.samples_per_generation
         check_budget(
             generations=config.generations,
             samples_per_generation=samples,
@@ -63,18 +51,20 @@ def run(loaded: LoadedConfig) -> Chain:
         )
         model, mitigations, options = build_model(config, data), build_mitigations(config), trainer_options(config)
         check_module(model, MitigationStack(mitigations))
-        pl.Trainer(
-            **{**options, "logger": False, "enable_checkpointing": False}
-        )  # Lightning's own checks of its arguments
-        _check_folder(loaded)
+        rehearse(model, data, mitigations, generations=config.generations, samples=samples)
+        quiet = {"logger": False, "enable_checkpointing": False, "default_root_dir": out, "plugins": slurm_plugins()}
+        with usage(f"trainer={config.trainer}: "):
+            trainer = pl.Trainer(**{**options, **quiet})  # Lightning's own checks of its arguments
+        check_slurm(trainer)
+        check_folder(loaded)
         progress = ChainProgress()
         callbacks = [*_callbacks(loaded), progress]
     if finished(out, config.generations):
         return Chain.load(out)
     existed, fresh = out.exists(), not (out / "config.yaml").exists()
-    if _first_process():
-        _write_folder(loaded)
-    logger = wandb_logger(loaded)
+    if first_process():
+        write_folder(loaded)
+    logger = wandb_logger(loaded, first=first_process())
     try:
         return run_chain(
             model,
@@ -93,47 +83,30 @@ def run(loaded: LoadedConfig) -> Chain:
             logger=logger or False,
             **options,
         )
-    except USAGE_ERRORS as error:
+    except FAULTS as error:
         if progress.begun:
             raise  # a fault of the run: something has been trained
-        if fresh and _first_process():  # what only shows once gold is composed: too few rows for fresh anchors, say
-            _remove(out, itself=not existed)
+        if fresh and first_process():  # what only shows once gold is composed: too few rows for fresh anchors, say
+            remove_folder(out, itself=not existed)
         raise ConfigError(str(error)) from error
+    except SPAWNED_FAILED as error:
+        raise last_words(error) from error
     finally:
         finish_wandb(logger)
 
 
-def _remove(out: Path, *, itself: bool) -> None:
-    """Remove what a run that never began has written, and its folder if that was not there before."""
-    for path in out.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    if itself:
-        out.rmdir()
-
-
-def finished(out: Path, generations: int) -> bool:
-    """Whether a run folder holds a whole chain, its last generation measured."""
-    measured = {row.generation for row in read_measurements(out / "metrics.jsonl")}
-    return len(GenerationStore(out)) == generations + 1 and generations - 1 in measured
-
-
-@contextmanager
-def _usage() -> Iterator[None]:
-    """Turn the errors that the library raises about its arguments into errors of use."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except USAGE_ERRORS as error:
-        raise ConfigError(str(error)) from error
-
-
-def _first_process() -> bool:
-    """Whether this process writes; asked before a process group exists, so from what the launcher has set."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+def _check_names(settings: WandbConfig) -> None:
+    """Refuse names that W&B would refuse once the run has begun."""
+    forbidden = sorted(set(settings.project) & set(PROJECT_FORBIDS))
+    if forbidden or not 1 <= len(settings.project) <= 128:
+        raise ConfigError(
+            f"wandb.project={settings.project!r} must have 1 to 128 characters, and none of {PROJECT_FORBIDS}"
+        )
+    if settings.group is not None and len(settings.group) > 128:
+        raise ConfigError(f"wandb.group={settings.group!r} must have 128 characters at most")
+    for tag in settings.tags:
+        if not 1 <= len(tag) <= 64:
+            raise ConfigError(f"wandb.tags: {tag!r} must have 1 to 64 characters")
 
 
 def _callbacks(loaded: LoadedConfig) -> list[pl.Callback]:
@@ -145,68 +118,12 @@ def _callbacks(loaded: LoadedConfig) -> list[pl.Callback]:
         raise ConfigError(f"evaluation.gallery={evaluation.gallery} must be at least 0, which saves no images")
     if config.checkpoint_steps is not None and config.checkpoint_steps < 1:
         raise ConfigError(f"checkpoint_steps={config.checkpoint_steps} must be at least 1, or null for none")
+    if evaluation.check is not None:
+        callbacks.append(IncomingCheck(evaluation.check))
     if evaluation.gallery:
-        callbacks.append(SampleGallery(evaluation.gallery, loaded.out / "figures"))
+        callbacks.append(SampleGallery(evaluation.gallery))
     if config.checkpoint_steps is not None:
         callbacks.append(StepCheckpoint(loaded.out, config.checkpoint_steps))
+    if config.wandb.enabled:
+        callbacks.append(WandbRecord(loaded.out))
     return callbacks
-
-
-def _check_folder(loaded: LoadedConfig) -> None:
-    """Refuse a folder that holds another config, or something else altogether."""
-    out = loaded.out
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"out={out} is a file; choose a folder")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not (out / "config.yaml").exists():
-        raise ConfigError(f"out={out} is not empty and holds no run; choose another folder")
-    found, wanted = load_run(out).essence, loaded.essence
-    for key in wanted:
-        if found.get(key) != wanted[key]:
-            raise ConfigError(
-                f"out={out} holds another run: its {key} is {found.get(key)!r}, not {wanted[key]!r}; "
-                "choose another folder"
-            )
-
-
-def _write_folder(loaded: LoadedConfig) -> None:
-    """Write what a run folder says about the run; the config, which makes it a run folder, first."""
-    out = loaded.out
-    out.mkdir(parents=True, exist_ok=True)
-    if not (out / "config.yaml").exists():
-        commit(out / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(loaded.tree)).encode())
-    if not (out / "environment.json").exists():
-        commit(out / "environment.json", json.dumps(_environment(), indent=1).encode())
-
-
-def _environment() -> dict[str, Any]:
-    """Return what a result may depend on beside its config."""
-    packages = ("collapse", "torch", "torchvision", "pytorch-lightning", "numpy", "omegaconf", "wandb", "scikit-learn")
-    return {
-        "commit": _commit(),
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in packages},
-        "cpus": os.cpu_count(),
-        "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """Return the commit of the checkout this package runs from, if it runs from one."""
-    checkout = Path(__file__).resolve().parents[2]
-    command = ["git", "-C", str(checkout), "rev-parse", "--show-toplevel", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    top, commit_id = found.stdout.split("\n")[:2]
-    return commit_id if Path(top).resolve() == checkout else None  # not of a project that has us installed

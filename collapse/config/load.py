@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import re
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,9 +15,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError, YAMLError
 
 from collapse.config.errors import ConfigError, did_you_mean
+from collapse.config.reading import exists, parse_override, read_file, sentence_of, unusual
 from collapse.config.schema import ChainConfig
 
 __all__ = ["LoadedConfig", "cells", "config_root", "load", "load_run", "names_in"]
@@ -25,7 +25,8 @@ __all__ = ["LoadedConfig", "cells", "config_root", "load", "load_run", "names_in
 GROUPS = {"data": "data", "model": "model", "mitigation": "mitigations"}
 """Folder of config files -> the key that one of them sets."""
 
-COMPONENTS = ("data", "model")
+COMPONENTS = ("data", "data.source", "model")
+MOST_CELLS = 10_000
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class LoadedConfig:
     def essence(self) -> dict[str, Any]:
         """What makes the run this run: everything but where its files lie, who reads them, and who watches."""
         content = {key: value for key, value in self.tree.items() if key not in ("out", "wandb", "sweep")}
-        content["data"] = {key: value for key, value in content["data"].items() if key not in ("root", "num_workers")}
-        return content
+        return {**content, "data": _without(content["data"], ("root", "num_workers"))}
 
     @property
     def out(self) -> Path:
@@ -108,24 +108,46 @@ def cells(config: str | None, overrides: Sequence[str] = ()) -> list[tuple[str, 
     Raises:
         ConfigError: As ``load``.
     """
-    given = {override.partition("=")[0] for override in overrides}
+    given = {_target(override.partition("=")[0]) for override in overrides} - {"sweep"}
     axes = []
     for name, values in load(config, overrides).config.sweep.items():
         keys = [key.strip() for key in name.split(",")]
         if not values:
             raise ConfigError(f"sweep.{name} has no values; give a list of them, or leave the key out")
-        if given.isdisjoint(keys):
+        if given.isdisjoint(map(_target, keys)):
             axes.append([_together(name, keys, value) for value in values])
-    found = []
-    for combination in itertools.product(*axes):
-        settings = [setting for together in combination for setting in together]
-        found.append((" ".join(settings), load(config, [*settings, *overrides])))
-    return found
+    if math.prod(map(len, axes)) > MOST_CELLS:
+        raise ConfigError(
+            f"sweep has {math.prod(map(len, axes))} cells; leave axes or values out, down to {MOST_CELLS}"
+        )
+    return [
+        _cell([setting for together in places for setting in together], config, overrides)
+        for places in itertools.product(*axes)
+    ]
+
+
+def _cell(settings: list[str], config: str | None, overrides: Sequence[str]) -> tuple[str, LoadedConfig]:
+    """Return one cell and its name. A component is chosen before the overrides that give it arguments, and gets those
+    of an axis after the overrides that may choose it."""
+    label = " ".join(settings)
+    chosen = [setting for setting in settings if "." not in setting.partition("=")[0]]
+    given = [setting for setting in settings if setting not in chosen]
+    try:
+        return label, load(config, [*chosen, *overrides, *given])
+    except ConfigError as error:
+        raise ConfigError(f"{error} (sweep: {label})" if label else str(error)) from None
+
+
+def _target(key: str) -> str:
+    """Return the key that ``key`` sets: ``mitigations`` for the group ``mitigation``."""
+    return GROUPS.get(key, key)
 
 
 def _together(name: str, keys: list[str], value: Any) -> list[str]:
     """Return the overrides of one place on an axis."""
     values = [value] if len(keys) == 1 else value
+    if not all(keys):
+        raise ConfigError(f"sweep.{name!r} names no key; write {{key: [values]}}, or {{'key,key': [[values]]}}")
     if not isinstance(values, list) or len(values) != len(keys):
         raise ConfigError(f"sweep.{name}: {value!r} must be a list of {len(keys)} values, one for each key")
     return [f"{key}={_written(one)}" for key, one in zip(keys, values, strict=True)]
@@ -138,9 +160,11 @@ def _written(value: Any) -> str:
 def load_run(out: Path) -> LoadedConfig:
     """Read the config of an existing run folder."""
     path = out / "config.yaml"
-    if not path.exists():
+    if not exists(path):
         raise ConfigError(f"{out} is no run folder: it has no config.yaml")
-    tree = _read(path)
+    tree = read_file(path)
+    if not tree:
+        raise ConfigError(f"{path} is empty: {out} is no run folder")
     loaded = _checked(tree, dict.fromkeys(_leaves(tree), str(path)))
     return dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, out=str(out)))
 
@@ -148,7 +172,7 @@ def load_run(out: Path) -> LoadedConfig:
 def _find(name: str) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
+        if not exists(path) or not path.is_file():
             raise ConfigError(f"there is no config file {name}")
         return path
     known = names_in("experiment")
@@ -159,31 +183,20 @@ def _find(name: str) -> Path:
 
 
 def _file_layers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    content = _read(path)
+    content = read_file(path)
     included = content.pop("include", [])
     if not isinstance(included, list):
         raise ConfigError(f"{path}: include={included!r} must be a list; write include: [data/digits]")
     for name in included:
-        target = (config_root() / f"{name}.yaml").resolve()
-        if config_root().resolve() not in target.parents or not target.is_file():
+        if name not in names_in(""):
             raise ConfigError(f"{path}: include {name!r} is no file under {config_root()}")
-        yield from _file_layers(target)
+        yield from _file_layers(config_root() / f"{name}.yaml")
     yield _shown(path), content
 
 
 def _shown(path: Path) -> str:
     root = config_root()
     return f"configs/{path.relative_to(root)}" if root in path.parents else str(path)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {_sentence(error)}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold keys and values at its top level")
-    return {str(key): value for key, value in content.items()}
 
 
 def _override_layers(override: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -196,23 +209,7 @@ def _override_layers(override: str) -> Iterator[tuple[str, dict[str, Any]]]:
             raise ConfigError(f"{key}={value}: there is no such config{did_you_mean(value, known)}")
         yield from _file_layers(config_root() / key / f"{value}.yaml")
         return
-    try:
-        content = OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={_spaced(value)}"]), resolve=True)
-    except (YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{override!r} cannot be read: {_sentence(error)}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{override!r} is no override; write key=value")
-    yield "command line", {str(name): part for name, part in content.items()}
-
-
-def _spaced(value: str) -> str:
-    """Put the space that YAML wants after a key's colon into ``[{Name:{argument:value}}]``, outside of quotes."""
-    if not value.startswith(("[", "{")):
-        return value
-    parts = re.split(r"""("[^"]*"|'[^']*')""", value)
-    return "".join(
-        part if index % 2 else re.sub(r"([\[{,]\s*[\w.]+):(?!\s)", r"\1: ", part) for index, part in enumerate(parts)
-    )
+    yield "command line", parse_override(override)
 
 
 def _merge(
@@ -236,6 +233,12 @@ def _merge(
         origins.update(dict.fromkeys(_leaves({key: value}, prefix), origin))
 
 
+def _without(tree: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Leave out keys, at every level."""
+    kept = {key: value for key, value in tree.items() if key not in names}
+    return {key: _without(value, names) if isinstance(value, Mapping) else value for key, value in kept.items()}
+
+
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
@@ -246,16 +249,16 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _checked(tree: dict[str, Any], origins: dict[str, str]) -> LoadedConfig:
     _check_keys(tree, ChainConfig, origins)
+    for key, fault in unusual(tree):
+        raise ConfigError(f"{key}{fault}{_from(origins, key)}")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(ChainConfig), tree)
         config = OmegaConf.to_object(merged)
+        resolved = OmegaConf.to_container(OmegaConf.structured(config))
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         key = str(getattr(error, "full_key", "") or "")
-        raise ConfigError(f"{key or 'config'}: {_sentence(error)}{_from(origins, key)}") from None
-    if not isinstance(config, ChainConfig):
-        raise ConfigError("the config does not describe a chain")
-    resolved = OmegaConf.to_container(OmegaConf.structured(config))
-    if not isinstance(resolved, dict):
+        raise ConfigError(f"{key or 'config'}: {sentence_of(error)}{_from(origins, key)}") from None
+    if not isinstance(config, ChainConfig) or not isinstance(resolved, dict):
         raise ConfigError("the config does not describe a chain")
     plain = {str(key): value for key, value in resolved.items()}
     return LoadedConfig(config, plain, {leaf: origins.get(leaf, "default") for leaf in _leaves(plain)})
@@ -284,10 +287,3 @@ def _from(origins: Mapping[str, str], key: str) -> str:
         (origin for name, origin in origins.items() if key and (name == key or name.startswith(f"{key}."))), None
     )
     return f" (from {found})" if found else ""
-
-
-def _sentence(error: BaseException) -> str:
-    """Return what an error says, in one line."""
-    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
-        return f"{error.problem}, line {error.problem_mark.line + 1}"
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -17,6 +17,7 @@ class EvaluationConfig:
     neighbors: int = 5  # k of precision, recall, density and coverage
     max_rows: int = 2000  # most rows per set
     gallery: int = 64  # images per sample grid; 0 for none
+    check: float | None = None  # false-alarm rate at which deposits are tested against gold; not tested when unset
 
 
 @dataclass

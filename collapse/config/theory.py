@@ -29,8 +29,12 @@ def setting_of(loaded: LoadedConfig) -> Setting:
     Raises:
         ConfigError: If a part of it cannot be built.
     """
-    from collapse.config.build import build_data, build_mitigations, build_model
+    from collapse.config.build import build_data, build_mitigations, build_model, rows_of, usage
+    from collapse.mitigations import MitigationStack
     from collapse.oracle import Setting
+    from collapse.oracle.registry import check_theory
+    from collapse.recursion.checks import check_budget, check_module
+    from collapse.recursion.rehearsal import rehearse
     from collapse.recursion.reinitialize import check_initialization
 
     config = loaded.config
@@ -40,13 +44,22 @@ def setting_of(loaded: LoadedConfig) -> Setting:
             f"and trainer={config.trainer} are not for `collapse theory`: an estimator sees every row once; give "
             "epochs_per_generation=1 alone"
         )
-    try:
-        data = build_data(config)
-        samples = len(data.gold()) if config.samples_per_generation is None else config.samples_per_generation
-        model, mitigations = build_model(config, data), tuple(build_mitigations(config))
+    with usage():
         check_initialization(config.initialization)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(str(error)) from error
+        data = build_data(config)
+        rows = rows_of(data, config)
+        samples = rows if config.samples_per_generation is None else config.samples_per_generation
+        check_budget(
+            generations=config.generations,
+            samples_per_generation=samples,
+            chunk_size=config.chunk_size,
+            epochs_per_generation=1,
+            steps_per_generation=None,
+        )
+        model, mitigations = build_model(config, data), tuple(build_mitigations(config))
+        check_theory(model)
+        check_module(model, MitigationStack(mitigations))
+        rehearse(model, data, mitigations, generations=config.generations, samples=samples)
     numbers = (config.generations, samples, config.seed, config.chunk_size)
     return Setting(model, data, mitigations, *numbers, config.initialization)
 
@@ -76,11 +89,12 @@ def confront(
     if figure is not None and (figure.suffix not in SUFFIXES or not figure.parent.is_dir()):
         raise ConfigError(f"--figure {figure} must be a {', '.join(SUFFIXES)} file in an existing folder")
     found = cells(config, overrides)
-    say(f"{'t':>6}  {'quantity':<18} {'predicted':>12} {'measured':>12}  {'95 % interval':<26} {'z':>6}")
+    head = [f"{'t':>6}  {'quantity':<18} {'predicted':>12} {'measured':>12}  {'95 % interval':<26} {'z':>6}"]
     drawn, misses = [], 0
     for (label, _), cell in zip(found, _cells(found, workers or os.cpu_count() or 1, figure), strict=True):
-        for line in ([label] if label else []) + cell.lines:
+        for line in head + ([label] if label else []) + cell.lines:
             say(line)
+        head = []  # said with the first cell: a config that cannot be run says nothing
         misses += cell.misses
         drawn.append((label, cell.drawing))
     if figure is not None:
@@ -104,10 +118,13 @@ def _cells(found: Sequence[tuple[str, LoadedConfig]], workers: int, figure: Path
     """Yield the cells in order, run in as many processes as there are workers and cells."""
     workers = min(workers, len(found))
     if workers == 1:
+        for label, loaded in found:
+            _check(label, loaded)
         yield from (_cell(loaded, figure is not None) for _, loaded in found)
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
     with ProcessPoolExecutor(workers, mp_context=_workers(), initializer=_settle, initargs=(threads,)) as pool:
+        list(pool.map(_check, *zip(*found, strict=True)))  # what is wrong with any cell is said before one is run
         # Sweeps grow along their axes: the last cells take longest, so they go first.
         jobs = [pool.submit(_cell, loaded, figure is not None) for _, loaded in reversed(found)]
         yield from (job.result() for job in reversed(jobs))
@@ -131,14 +148,23 @@ def _settle(threads: int) -> None:
     warnings.simplefilter("ignore")
 
 
+def _check(label: str, loaded: LoadedConfig) -> None:
+    """Raise ConfigError, naming the cell, if it cannot be run."""
+    try:
+        setting_of(loaded)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (sweep: {label})" if label else str(error)) from None
+
+
 def _cell(loaded: LoadedConfig, drawn: bool) -> _Cell:
     import pytorch_lightning  # noqa: F401 - sets the level of its logger when it is imported
 
     from collapse.oracle import compare
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    setting = setting_of(loaded)
     try:
-        found = compare(setting_of(loaded), curves=drawn)
+        found = compare(setting, curves=drawn)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
     return _Cell([_line(row) for row in found.rows], sum(row.misses for row in found.rows), found if drawn else None)

@@ -1,6 +1,8 @@
 """Data: rows with their provenance, the pool and the mixture over it, the store, and the data sets."""
 
+from collapse.data.contaminated import Contaminated
 from collapse.data.discrete import CategoricalData, MarkovData, ZipfData
+from collapse.data.ingested import Ingested
 from collapse.data.mixture import Mixture
 from collapse.data.module import RecursiveDataModule
 from collapse.data.plane import GridOfGaussians, RingOfGaussians, TwoMoons
@@ -32,4 +34,6 @@ __all__ = [
     "RingOfGaussians",
     "GridOfGaussians",
     "TwoMoons",
+    "Ingested",
+    "Contaminated",
 ]

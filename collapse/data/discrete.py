@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from collapse.data.drawn import DrawnData
 from collapse.data.rows import Samples
-from collapse.data.toy import DrawnData
+from collapse.data.toy import numbers
 from collapse.theory.categorical import zipf_probabilities
 
 __all__ = ["CategoricalData", "MarkovData", "ZipfData", "cumulated", "draw_each", "draw_given"]
@@ -230,7 +231,7 @@ def stationary_law(transition: Tensor) -> Tensor:
 
 def laws(argument: str, values: Sequence[Any], axes: int) -> Tensor:
     """Return probabilities as float64 with ``axes`` axes, the last one over the categories."""
-    given = torch.as_tensor(values, dtype=torch.float64)
+    given = numbers(argument, values)
     if given.ndim != axes or given.numel() == 0:
         raise ValueError(f"{argument} must be probabilities with {axes} axes, got the shape {tuple(given.shape)}")
     if not bool((given >= 0).all()):

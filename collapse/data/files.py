@@ -57,7 +57,8 @@ def commit(path: Path, *parts: bytes | memoryview, durable: bool = True) -> None
 
 def remove_stale(root: Path) -> None:
     """Delete the temporary files that a killed process left in a run folder, and nothing else."""
-    folders = (root, *(root / name for name in ("checkpoints", "weights", "figures")), *root.glob("generations/gen_*"))
+    own = (root / name for name in ("checkpoints", "figures", "training", "weights"))
+    folders = (root, *own, *root.glob("generations/*"))
     for folder in folders:
         for path in folder.glob("*.tmp*"):
             if _TEMPORARY.fullmatch(path.name):

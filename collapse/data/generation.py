@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -28,11 +29,12 @@ class Generation:
         pool: Every row that exists when this generation trains.
         rows: (n,) or (n, R) the pool rows of its training set; empty while it is being composed.
         facts: What was measured about the training set: counts, realized real fraction, effective size, digest.
-        sample: ``sample(n, stream)`` draws n rows of the trained model through the chain's sampler; after
-            training only.
+        sample: ``sample(n, stream)`` draws n rows of the trained model through the chain's sampler, on all processes
+            whichever ask; inside ``on_generation_end`` only.
         deposit: The pool rows it left for the next generation; after training only.
         measured: What has been recorded of it so far, by name.
         recorder: Where ``record`` writes.
+        writer: Where ``save`` writes; on the first process only.
     """
 
     index: int
@@ -46,6 +48,7 @@ class Generation:
     deposit: DataPool | None = None
     measured: dict[str, float] = field(default_factory=dict)
     recorder: Callable[..., None] | None = None
+    writer: Callable[[str, bytes], Path] | None = None
 
     def record(
         self, name: str, value: float, *, n: int | None = None, extractor: str | None = None, floor: float | None = None
@@ -62,6 +65,18 @@ class Generation:
         self.measured[name] = value
         if self.recorder is not None:
             self.recorder(self.index, name, value, n=n, extractor=extractor, floor=floor)
+
+    def save(self, name: str, content: bytes) -> Path | None:
+        """Write a file of the run folder, such as a figure, completely or not at all, and on record.
+
+        Args:
+            name: Path relative to the run folder.
+            content: All of its bytes.
+
+        Returns:
+            Where it stands now; None on any process but the first, which alone writes.
+        """
+        return None if self.writer is None else self.writer(name, content)
 
     @property
     def training_facts(self) -> dict[str, Any]:

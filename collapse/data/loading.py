@@ -115,8 +115,7 @@ class KeyedBatches(Sampler[Tensor]):
         lap, order = -1, np.empty(0, np.int64)
         for batch in range(first, self.steps):
             start, stop = self._bounds(batch)
-            size, parts = stop - start, []
-            place, stop = start + size * self.rank // self.world, start + size * (self.rank + 1) // self.world
+            (place, stop), parts = self._share(start, stop), []
             while place < stop:  # once, but for a batch that runs over the end of a lap
                 if place // self.rows != lap:
                     lap = place // self.rows
@@ -130,6 +129,19 @@ class KeyedBatches(Sampler[Tensor]):
         if self.laps:
             return batch * self.size, (batch + 1) * self.size
         return batch * self.rows // self.steps, (batch + 1) * self.rows // self.steps
+
+    def _share(self, start: int, stop: int) -> tuple[int, int]:
+        size = stop - start
+        return start + size * self.rank // self.world, start + size * (self.rank + 1) // self.world
+
+    def factor(self, batch: int) -> float:
+        """Return W B_r / B for this process's B_r of a batch's B rows: 1 where the W processes have equally many.
+
+        Gradients are averaged over the processes, so a mean over B_r rows times this becomes the mean over all B.
+        """
+        start, stop = self._bounds(batch)
+        mine, end = self._share(start, stop)
+        return (end - mine) * self.world / (stop - start)
 
     def _order(self, lap: int) -> np.ndarray:
         if self.whole:
@@ -179,9 +191,15 @@ class GenerationLoader(DataLoader):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # A generator: Lightning asks for an iterator twice per epoch and drops one, which must cost nothing.
         self._consumed = self.batches.skip
-        for batch in super().__iter__():
-            self._consumed += 1  # batches handed over, not batches prefetched
-            yield batch
+        try:
+            for batch in super().__iter__():
+                self._consumed += 1  # batches handed over, not batches prefetched
+                yield batch
+        except (ConnectionError, EOFError) as error:  # or torch's own RuntimeError, if it notices first
+            raise RuntimeError(
+                f"a DataLoader worker (one of {self.num_workers}) died, perhaps for want of memory; lower num_workers, "
+                "and continue the chain where it stopped"
+            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many batches of which epoch were handed over."""

@@ -9,9 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from collapse.data.files import array_digest, array_parts, commit
+from collapse.data.intake import records_name, rows_name
+from collapse.data.journal import JOURNAL
 from collapse.data.manifest import Manifest
 from collapse.data.pool import Shard
-from collapse.data.store import GenerationStore, StoreError
+from collapse.data.store import REJECTED_NAME, GenerationStore, StoreError
 
 __all__ = ["MemoryStore"]
 
@@ -38,17 +40,34 @@ class MemoryStore(GenerationStore):
     def write_files(self) -> None:
         """Write rows, manifests and weights to the run folder, where ``GenerationStore`` finds them."""
         self.flush()
+        disk = GenerationStore(self.root, durable=False)
         for path, array in self._arrays.items():
             if not Path(path).exists():
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 commit(Path(path), *array_parts(array), durable=False)
         for generation, (_, manifest) in self._manifests.items():
-            if not super()._committed(generation):
-                super()._commit(manifest)
-        super()._protect(self.manifest(0))
+            if not disk.committed(generation):
+                disk.commit_manifest(manifest)
         for generation, state in self._states.items():
-            if not self._state_path(generation).exists():
-                super().write_state(generation, state)
+            if not (self.root / "weights" / f"gen_{generation:03d}.pt").exists():
+                disk.write_state(generation, state)
+        for file in self.root.glob("*.json*"):
+            if file.name != JOURNAL and file.name not in disk.journal.states():
+                disk.write(file.name, file.read_bytes())
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Write a file of the run folder, which is nobody's business until somebody asks for it."""
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        commit(self.root / name, content, durable=False)
+        return self.root / name
+
+    def write_training_set(self, generation: int, rows: Tensor) -> None:
+        """Nothing: its digest is in the manifest, and the rows themselves would be most of what is kept."""
+
+    def write_shared(self, generation: int, name: str, array: np.ndarray, digest: str) -> None:
+        """Keep an array that is not written at all."""
+        path = f"{self.folder(generation)}/{name}"
+        self._arrays[path], self._digests[path] = array, digest
 
     def write_state(self, generation: int, state: Mapping[str, Tensor]) -> None:
         """Keep the state dict of the model trained at ``generation``."""
@@ -59,6 +78,16 @@ class MemoryStore(GenerationStore):
         if generation not in self._states:
             raise StoreError(f"the weights of generation {generation} were not kept")
         return {name: value.clone() for name, value in self._states[generation].items()}
+
+    def discard(self, generation: int, chunks: range) -> None:
+        """Forget chunks of a generation that is not committed."""
+        for index in chunks:
+            for name in (rows_name(index), records_name(index)):
+                self._arrays.pop(f"{self.folder(generation)}/{name}", None)
+
+    def rejected(self, generation: int) -> np.ndarray:
+        """Return the records of the candidates that curation left out."""
+        return self._arrays[f"{self.folder(generation)}/{REJECTED_NAME}"]
 
     def read_chunk(self, generation: int, index: int) -> np.ndarray:
         """Return the rows of a chunk, whether its generation is committed or not."""
@@ -74,17 +103,19 @@ class MemoryStore(GenerationStore):
         if self.manifest(manifest.generation).digest != manifest.digest:
             raise StoreError(f"{self.folder(manifest.generation)} holds another pool than the one this run was using")
 
-    def _committed(self, generation: int) -> bool:
-        return generation in self._manifests or super()._committed(generation)
+    def committed(self, generation: int) -> bool:
+        """Whether a generation's rows are completely there."""
+        return generation in self._manifests or super().committed(generation)
 
-    def _commit(self, manifest: Manifest) -> None:
+    def commit_manifest(self, manifest: Manifest) -> None:
+        """Make a generation part of the store."""
         self._manifests[manifest.generation] = ((0, 0, 0), manifest)
 
-    def _hand_over(self, path: str, array: np.ndarray) -> None:
-        if array.nbytes < SMALL:
-            self._put(path, array)
+    def _hand_over(self, paths: tuple[str, str], x: np.ndarray, records: np.ndarray) -> None:
+        if x.nbytes < SMALL:
+            self._put_chunk(paths, x, records)
         else:
-            super()._hand_over(path, array)
+            super()._hand_over(paths, x, records)
 
     def _put(self, path: str, array: np.ndarray) -> None:
         self._arrays[path], self._digests[path] = array, array_digest(array)
@@ -97,8 +128,6 @@ class MemoryStore(GenerationStore):
     def _rows(self, generation: int, index: int) -> int:
         return len(self._arrays[self.chunk(generation, index)])
 
-    def _protect(self, manifest: Manifest) -> None:
-        pass
-
-    def _digest(self, path: str) -> str:
+    def digest(self, path: str, *, afresh: bool = False) -> str:
+        """Return the SHA-256 of what would be a file."""
         return self._digests[path]

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from collapse.data.rows import Origin
+from collapse.data.chance import joined, systematic
+from collapse.data.guarantee import raised, remainder
+from collapse.data.rows import NEVER, Origin
 
 __all__ = ["NEVER", "Mixture"]
-
-NEVER = torch.iinfo(torch.int64).max
-"""Arrival of a row that no generation may train on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +33,8 @@ class Mixture:
         replacement: Draw independently, with replacement.
         coins: With ``real_share``: every row is real with that probability, by a coin of its own, so that the share
             holds in expectation only.
+        guaranteed: (N,) int64, how often each row comes at least, whatever the measure says; None without any. Every
+            method keeps it.
     """
 
     weights: Tensor
@@ -43,6 +44,7 @@ class Mixture:
     real_share: float | None = None
     replacement: bool = False
     coins: bool = False
+    guaranteed: Tensor | None = None
 
     @property
     def is_real(self) -> Tensor:
@@ -54,12 +56,13 @@ class Mixture:
         """Share of real mass, in [0, 1]; what a draw realizes up to one row (exactly, with ``real_share``)."""
         if self.real_share is not None:
             return self.real_share
-        return float(self.weights[self.is_real].sum() / self.weights.sum())
+        weights = self.raised().weights
+        return float(weights[self.is_real].sum() / weights.sum())
 
     @property
     def effective_size(self) -> float:
         """Kish's effective number of rows, (sum w)^2 / sum w^2."""
-        weights = self.weights
+        weights = self.raised().weights
         if self.real_share is not None:  # the masses a draw gives the two parts, not those they came with
             parts = ((weights * self.is_real, self.real_share), (weights * ~self.is_real, 1 - self.real_share))
             weights = sum((share * part / part.sum() for part, share in parts if share > 0), torch.zeros_like(weights))
@@ -72,7 +75,8 @@ class Mixture:
     def where(self, keep: Tensor) -> Mixture:
         """Drop the rows outside ``keep`` (N,) bool; the size stays, limited to the rows left."""
         weights = self.weights * keep
-        return dataclasses.replace(self, weights=weights, size=min(self.size, int((weights > 0).sum())))
+        left = (weights > 0).long() if self.guaranteed is None else torch.maximum((weights > 0).long(), self.guaranteed)
+        return dataclasses.replace(self, weights=weights, size=min(self.size, int(left.sum())))
 
     def reweighted(self, factor: Tensor) -> Mixture:
         """Multiply the weights by ``factor`` (N,), finite and non-negative."""
@@ -91,8 +95,9 @@ class Mixture:
         """
         if not 0 <= alpha <= 1:
             raise ValueError(f"the real fraction must lie in [0, 1], got {alpha}")
-        real = float(self.weights[self.is_real].sum())
-        synthetic = float(self.weights.sum()) - real
+        mass = self.weights if self.guaranteed is None else self.weights + self.guaranteed
+        real = float(mass[self.is_real].sum())
+        synthetic = float(mass.sum()) - real
         if (alpha > 0 and real == 0) or (alpha < 1 and synthetic == 0):
             missing = "real" if real == 0 else "synthetic"
             raise ValueError(f"a real fraction of {alpha} needs {missing} rows, and the mixture has none")
@@ -107,6 +112,41 @@ class Mixture:
     def arriving(self, arrival: Tensor) -> Mixture:
         """Let row i train from generation ``arrival[i]`` (N,) int64 on; ``NEVER`` holds it back for good."""
         return dataclasses.replace(self, arrival=arrival)
+
+    def guaranteeing(self, copies: Tensor) -> Mixture:
+        """Let row i be drawn at least ``copies[i]`` times (N,) int64, whatever is done to the mixture before or after.
+
+        The guaranteed rows are among the ``size`` drawn, and among the real ones of a ``real_share``: they take places,
+        and do not add any. Of two guarantees of a row the larger one holds.
+        """
+        if copies.shape != self.weights.shape or copies.is_floating_point() or not bool((copies >= 0).all()):
+            raise ValueError("copies must be an integer of at least 0 for every row of the pool")
+        if not bool(copies.any()):
+            return self
+        copies = copies.long() if self.guaranteed is None else torch.maximum(self.guaranteed, copies.long())
+        return dataclasses.replace(self, guaranteed=copies)
+
+    def raised(self) -> Mixture:
+        """Work the guarantee into the weights: c_i = max(f_i, lambda w_i), the expected counts of a draw.
+
+        A draw without replacement takes floor(c_i) copies of a row at least, so the weights alone keep the promise.
+
+        Raises:
+            ValueError: If more places are guaranteed than there are, among all or among the real rows.
+        """
+        if self.guaranteed is None:
+            return self
+        weights = self.weights.clone()
+        for kind, keep, places in self._parts():
+            weights[keep] = raised(weights[keep], self.guaranteed[keep], places, kind=kind)
+        return dataclasses.replace(self, weights=weights, guaranteed=None)
+
+    def _parts(self) -> list[tuple[str, Tensor, float]]:
+        """The parts of the training set that have a size of their own: who may be in it, and its places."""
+        if self.real_share is None:
+            return [("", torch.ones_like(self.is_real), self.size)]
+        real = self.real_share * self.size if self.coins else round(self.real_share * self.size)
+        return [("real", self.is_real, real), ("synthetic", ~self.is_real, self.size - real)]
 
     def draw(self, generator: torch.Generator, replicates: int | None = None) -> Tensor:
         """Draw the training set.
@@ -123,8 +163,10 @@ class Mixture:
             (size,) row indices, int64, in no particular order; (size, R) when replicates are given and chance matters.
 
         Raises:
-            ValueError: If there is no mass to draw from.
+            ValueError: If there is no mass to draw from, or too few places for the rows that are guaranteed one.
         """
+        if self.guaranteed is not None:
+            return self._draw_guaranteed(self.guaranteed, generator, replicates)
         if self.size < 1 or not float(self.weights.sum()) > 0:
             raise ValueError("the mixture is empty: no row of the pool may be trained on; check the mitigations")
         if self.real_share is None:
@@ -140,9 +182,23 @@ class Mixture:
                 )
             if rows > 0:
                 parts.append(self._pick(self.weights * keep, rows, generator, replicates))
-        if len({part.ndim for part in parts}) == 2:  # one part drew by chance, the other did not
-            parts = [part if part.ndim == 2 else part[:, None].expand(-1, replicates or 1) for part in parts]
-        return torch.cat(parts)
+        return joined(parts)
+
+    def _draw_guaranteed(self, copies: Tensor, generator: torch.Generator, replicates: int | None) -> Tensor:
+        mixture = self.raised()
+        if not (self.replacement or self.coins):
+            return mixture.draw(generator, replicates)
+        # Independent draws promise nothing: guaranteed rows are taken first, and chance adds what they lack to c.
+        sure, chance = torch.repeat_interleave(copies), mixture.weights.clone()
+        left, share = self.size - len(sure), None
+        if left == 0:
+            return sure
+        for kind, keep, places in self._parts():
+            chance[keep] = remainder(chance[keep], copies[keep], places)
+            if kind == "real":
+                share = round(places - int(copies[keep].sum()), 9) / left
+        rest = dataclasses.replace(mixture, weights=chance, size=left, real_share=share)
+        return joined([sure, rest.draw(generator, replicates)])
 
     def _toss(self, generator: torch.Generator, replicates: int | None) -> Tensor:
         if self.real_share in (0, 1):  # a coin with one side
@@ -172,44 +228,6 @@ class Mixture:
             return whole
         fraction = (expected - copies).clamp_(min=0)
         candidates = fraction.nonzero().squeeze(1)
-        chosen = _systematic(fraction[candidates], left, generator, replicates)  # (left,) or (left, R)
+        chosen = systematic(fraction[candidates], left, generator, replicates)  # (left,) or (left, R)
         chance = place[candidates][chosen]
         return torch.cat([whole if replicates is None else whole[:, None].expand(-1, replicates), chance])
-
-
-def _systematic(fraction: Tensor, rows: int, generator: torch.Generator, replicates: int | None) -> Tensor:
-    """Pick ``rows`` distinct positions with inclusion probabilities ``fraction`` (M,), which sum to ``rows``.
-
-    Returns:
-        (rows,), or (rows, R) with an independent choice in every column.
-    """
-    if replicates is not None and 4 * rows <= len(fraction) and bool((fraction == fraction[0]).all()):
-        return _distinct(len(fraction), rows, generator, replicates)
-    if replicates is None:
-        order = torch.randperm(len(fraction), generator=generator)[None]
-    else:
-        order = torch.rand(replicates, len(fraction), dtype=torch.float64, generator=generator).argsort(1)  # (R, M)
-    cumulative = fraction[order].cumsum(1)
-    start = torch.rand(len(order), 1, dtype=torch.float64, generator=generator)
-    # The end is scaled to the exact number of rows: rounding must neither lose nor invent one.
-    marks = (torch.arange(rows, dtype=torch.float64) + start) * (cumulative[:, -1:] / rows)
-    places = torch.searchsorted(cumulative, marks, right=True).clamp_(max=len(fraction) - 1)
-    chosen = order.gather(1, places).T  # (rows, R)
-    return chosen[:, 0] if replicates is None else chosen
-
-
-def _distinct(total: int, rows: int, generator: torch.Generator, replicates: int) -> Tensor:
-    """Pick ``rows`` of ``total`` positions for every replicate, all subsets equally likely, (rows, R).
-
-    The first distinct values of a sequence of independent draws: draw as many as are missing until none is. The time
-    goes with the rows picked, where a random order of all would cost R times the whole pool.
-    """
-    chosen = torch.randint(total, (replicates, rows), generator=generator).sort(1).values
-    while True:
-        again = torch.zeros_like(chosen, dtype=torch.bool)
-        again[:, 1:] = chosen[:, 1:] == chosen[:, :-1]
-        missing = int(again.sum())
-        if not missing:
-            return chosen.T
-        chosen[again] = torch.randint(total, (missing,), generator=generator)
-        chosen = chosen.sort(1).values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ class RecursiveDataModule(Remembers, pl.LightningDataModule, abc.ABC):
         super().__init__()
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 or None for all rows, got {batch_size}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0, which reads in the process itself, got {num_workers}")
         self.batch_size, self.num_workers = batch_size, num_workers
         self.source: TrainingSource | None = None
         self._served: tuple[Tensor, GenerationLoader] | None = None
@@ -57,6 +60,10 @@ class RecursiveDataModule(Remembers, pl.LightningDataModule, abc.ABC):
     @abc.abstractmethod
     def reference(self) -> Samples:
         """Return the held-out real rows that metrics compare with; never trained on."""
+
+    def held(self) -> Mapping[Origin, Samples]:
+        """Return rows that came with the data and are not declared real, by origin: nobody trains on them unasked."""
+        return {}
 
     def attach(self, source: TrainingSource, module: pl.LightningModule) -> None:
         """Serve what ``source`` says from now on, to ``module``."""

@@ -90,8 +90,10 @@ class RingOfGaussians(IsotropicModes):
         num_workers: int = 0,
     ) -> None:
         super().__init__(modes, rows, reference_rows, seed, batch_size, num_workers, replicates)
-        if modes < 1 or std < 0:
-            raise ValueError(f"modes = {modes} must be at least 1 and std = {std} at least 0")
+        if modes < 1 or not 0 <= std < math.inf or not math.isfinite(radius):
+            raise ValueError(
+                f"modes = {modes} must be at least 1, std = {std} at least 0 and finite, radius = {radius} finite"
+            )
         self.count, self.radius, self.std = modes, radius, std
 
     def modes(self) -> Tensor:
@@ -130,8 +132,10 @@ class GridOfGaussians(IsotropicModes):
         num_workers: int = 0,
     ) -> None:
         super().__init__(side * side, rows, reference_rows, seed, batch_size, num_workers, replicates)
-        if side < 1 or std < 0:
-            raise ValueError(f"side = {side} must be at least 1 and std = {std} at least 0")
+        if side < 1 or not 0 <= std < math.inf or not math.isfinite(spacing):
+            raise ValueError(
+                f"side = {side} must be at least 1, std = {std} at least 0 and finite, spacing = {spacing} finite"
+            )
         self.side, self.spacing, self.std = side, spacing, std
 
     def modes(self) -> Tensor:
@@ -171,8 +175,8 @@ class TwoMoons(PlaneData):
         num_workers: int = 0,
     ) -> None:
         super().__init__(2, rows, reference_rows, seed, batch_size, num_workers, replicates)
-        if noise < 0:
-            raise ValueError(f"noise = {noise} must be at least 0")
+        if not 0 <= noise < math.inf:
+            raise ValueError(f"noise = {noise} must be at least 0 and finite")
         self.noise, self.spaced = noise, spaced
 
     def modes(self) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from collapse.data.files import MappedArray
-from collapse.data.rows import PROVENANCE, UNLABELED, Batch, Origin, decode
+from collapse.data.rows import HELD, NEVER, UNLABELED, Batch, Origin, decode
 
 __all__ = ["DataPool", "Shard"]
 
@@ -21,7 +21,7 @@ class DataPool:
     """All rows of a chain in writing order: gold first, then one deposit per generation. Immutable.
 
     Rows stay in their files (or arrays) and are read by index, a whole batch at a time; only the provenance columns
-    are held in memory, 17 bytes a row.
+    are held in memory, 17 bytes a row (the others stay in their files, see ``GenerationStore.records``).
 
     Args:
         shards: Arrays (n_i, *S) of one type and row shape.
@@ -35,8 +35,9 @@ class DataPool:
         # Column by column: joining whole records goes through them one by one.
         columns: list[Tensor] = [
             torch.from_numpy(np.concatenate([part[name] for part in records]).astype(kind))
-            for name, kind in zip(PROVENANCE.names or (), (np.uint8, np.int64, np.int64), strict=True)
+            for name, kind in (("origin", np.uint8), ("generation", np.int64), ("label", np.int64))
         ]
+        columns[1] = columns[1].where(columns[1] != HELD, NEVER)
         if before is not None:
             columns = [torch.cat(pair) for pair in zip(before._columns, columns, strict=True)]
         self._columns: list[Tensor] = columns

@@ -60,8 +60,8 @@ class RegressionData(DrawnData):
         num_workers: int = 0,
     ) -> None:
         super().__init__(rows, reference_rows, seed, batch_size, num_workers, replicates)
-        if dim < 1 or noise < 0:
-            raise ValueError(f"dim = {dim} must be at least 1 and noise = {noise} at least 0")
+        if dim < 1 or not 0 <= noise < math.inf:
+            raise ValueError(f"dim = {dim} must be at least 1, noise = {noise} at least 0 and finite")
         if design not in DESIGNS:
             raise ValueError(f"design must be one of {', '.join(DESIGNS)}, got {design!r}")
         self.dim, self.noise, self.design = dim, noise, design

@@ -1,15 +1,20 @@
 """The store: an append-only folder per generation that exists completely or not at all.
 
     generations/
-      gen_000/                    gold, read-only
+      gen_000/                    gold, read-only, linked to the files of other runs with the same gold
         chunk_00000.npy           rows (n, *S)
         chunk_00000.rows.npy      their provenance (n,)
         manifest.json             names, counts and SHA-256 of the files, parent digest: written last, the commit point
+      held/                       what came with gold and is not declared real: for nobody until a mitigation names it
       gen_001/                    what model 0 sampled; the first generation allowed to train on it is 1
+        rejected.npy              candidates that curation left out, with their scores
       ...
+    training/gen_000.npy ...      pool rows that generation 0 trained on
+    weights/gen_000.pt ...        state dict of the model it trained
 
 A folder without a manifest is a crash's leftover: it is not part of the store, and writing it again gives the same
-bytes. Each manifest names the digest of the one before, so the pools form a chain that starts at gold.
+bytes. Each manifest names the digest of the one before, so the pools form a chain that starts at gold; every other file
+stands in the journal before it is written.
 """
 
 from __future__ import annotations
@@ -21,26 +26,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from collapse.data.files import MappedArray, array_digest, array_parts, commit, file_digest, remove_stale, tensor_bytes
-from collapse.data.manifest import Manifest
+from collapse.data.files import MappedArray, array_digest, array_parts, commit, file_digest, remove_stale
+from collapse.data.folder import RunFolder, StoreError
+from collapse.data.gold import VAULT, GoldVault
+from collapse.data.intake import records_name, rows_name, take_in
+from collapse.data.manifest import Manifest, tool_versions
 from collapse.data.pool import DataPool, Shard
-from collapse.data.rows import PROVENANCE, Origin, Samples, finite, provenance
+from collapse.data.rows import HELD, PROVENANCE, Origin, Samples, row_digests
 from collapse.data.writer import BackgroundWriter
 
-__all__ = ["GOLD_CHUNK_BYTES", "GenerationStore", "StoreError"]
+__all__ = ["REJECTED", "REJECTED_NAME", "GenerationStore", "StoreError"]
 
-GOLD_CHUNK_BYTES = 64 << 20
-
-
-class StoreError(RuntimeError):
-    """A store that cannot be trusted: a file is missing, has other bytes, or belongs to another chain."""
+REJECTED = np.dtype([("candidate", "<i8"), ("score", "<f4"), ("digest", "u1", (16,))])
+"""Record of a row that was drawn and left out."""
+REJECTED_NAME = "rejected.npy"
 
 
-class GenerationStore:
-    """Append-only pools of one chain on disk.
+class GenerationStore(RunFolder):
+    """Append-only pools of one chain on disk, in its run folder.
 
     Args:
         root: The run folder; the pools lie under ``root/generations``.
@@ -48,7 +52,7 @@ class GenerationStore:
     """
 
     def __init__(self, root: str | Path, *, durable: bool = True) -> None:
-        self.root, self.durable = Path(root), durable
+        super().__init__(root, durable=durable)
         self.pools = self.root / "generations"
         self._opened: dict[str, list[tuple[Shard, np.ndarray]]] = {}
         self._manifests: dict[int, tuple[tuple[int, int, int], Manifest]] = {}
@@ -60,12 +64,13 @@ class GenerationStore:
     def folder(self, generation: int) -> Path:
         """Return the folder of the rows first trained on in ``generation``."""
         if generation not in self._folders:  # a long chain asks for all of its folders in every generation
-            self._folders[generation] = self.pools / f"gen_{generation:03d}"
+            name = "held" if generation == HELD else f"gen_{generation:03d}"
+            self._folders[generation] = self.pools / name
         return self._folders[generation]
 
     def chunk(self, generation: int, index: int) -> str:
         """Return the path of a chunk of rows."""
-        return f"{self.folder(generation)}/{_name(index)}"
+        return f"{self.folder(generation)}/{rows_name(index)}"
 
     def read_chunk(self, generation: int, index: int) -> np.ndarray:
         """Return the rows of a chunk, whether its generation is committed or not."""
@@ -75,7 +80,7 @@ class GenerationStore:
     def __len__(self) -> int:
         """Number of committed folders, gold included."""
         count = 0
-        while self._committed(count):
+        while self.committed(count):
             count += 1
         return count
 
@@ -105,11 +110,17 @@ class GenerationStore:
 
         ``x`` must not change any more. An error shows in a later call, at the latest in ``flush`` or ``seal``.
         """
-        self._hand_over(self.chunk(generation, index), x)
-        self._hand_over(f"{self.folder(generation)}/{_records_name(index)}", records.astype(PROVENANCE))
+        paths = self.chunk(generation, index), f"{self.folder(generation)}/{records_name(index)}"
+        self._hand_over(paths, x, records.astype(PROVENANCE))
 
-    def _hand_over(self, path: str, array: np.ndarray) -> None:
-        self._writer.submit(self._put, path, array)
+    def _hand_over(self, paths: tuple[str, str], x: np.ndarray, records: np.ndarray) -> None:
+        self._writer.submit(self._put_chunk, paths, x, records)
+
+    def _put_chunk(self, paths: tuple[str, str], x: np.ndarray, records: np.ndarray) -> None:
+        """Write rows, then their records with the digests of the rows, which nobody but the writer fills in."""
+        records["digest"] = row_digests(x)
+        for path, array in zip(paths, (x, records), strict=True):
+            self._put(path, array)
 
     def flush(self) -> None:
         """Wait until every chunk handed over is written."""
@@ -120,29 +131,38 @@ class GenerationStore:
         commit(Path(path), *array_parts(array), durable=self.durable)
         self._verified[path] = (_stamp(path), array_digest(array))
 
-    def write_state(self, generation: int, state: Mapping[str, Tensor]) -> None:
-        """Write the state dict of the model trained at ``generation``, on the CPU; same bytes for same weights."""
-        path = self._state_path(generation)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = {name: value.detach().cpu() for name, value in state.items()}
-        commit(path, tensor_bytes(content), durable=self.durable)
+    def write_rejected(self, generation: int, rejected: np.ndarray) -> None:
+        """Write the records (m,) of the candidates that curation left out."""
+        self._put(f"{self.folder(generation)}/{REJECTED_NAME}", rejected.astype(REJECTED))
 
-    def state(self, generation: int) -> dict[str, Tensor]:
-        """Read the state dict of the model trained at ``generation``, without unpickling objects.
+    def discard(self, generation: int, chunks: range) -> None:
+        """Remove chunks of a generation that is not committed."""
+        for name in (name(index) for index in chunks for name in (rows_name, records_name)):
+            (self.folder(generation) / name).unlink(missing_ok=True)
 
-        Raises:
-            StoreError: If it was not kept.
-        """
-        path = self._state_path(generation)
-        if not path.exists():
-            raise StoreError(f"{path} does not exist: the weights of generation {generation} were not kept")
-        return torch.load(path, weights_only=True, map_location="cpu")
+    def rejected(self, generation: int) -> np.ndarray:
+        """Return the records (m,) of the candidates that curation left out."""
+        return np.load(f"{self.folder(generation)}/{REJECTED_NAME}", allow_pickle=False)
 
-    def _state_path(self, generation: int) -> Path:
-        return self.root / "weights" / f"gen_{generation:03d}.pt"
-
-    def seal(self, generation: int, chunks: int, *, parent: str, facts: Mapping[str, Any]) -> Manifest:
+    def seal(
+        self,
+        generation: int,
+        chunks: int,
+        *,
+        parent: str,
+        facts: Mapping[str, Any],
+        config: str = "",
+        curated: bool = False,
+    ) -> Manifest:
         """Commit a generation: hash its ``chunks`` chunk files and write the manifest, last of all.
+
+        Args:
+            generation: Which.
+            chunks: Number of its chunks.
+            parent: Digest of the manifest before.
+            facts: How the rows were made.
+            config: Digest of what decides the run's bytes.
+            curated: Whether the file of rejected candidates belongs to it.
 
         Raises:
             StoreError: If a manifest already stands there with other content: the same weights, seed and generation
@@ -152,32 +172,36 @@ class GenerationStore:
         files = []
         for index in range(chunks):
             count = self._rows(generation, index)
-            for name in (_name(index), _records_name(index)):
-                files.append((name, count, self._digest(f"{self.folder(generation)}/{name}")))
+            for name in (rows_name(index), records_name(index)):
+                files.append((name, count, self.digest(f"{self.folder(generation)}/{name}")))
         rows = sum(count for _, count, _ in files[::2])
-        manifest = Manifest(generation, rows, files, parent, json.loads(json.dumps(facts))).sealed()
-        if self._committed(generation):
-            if self.manifest(generation).digest != manifest.digest:
+        if curated:
+            count = len(self.rejected(generation))
+            files.append((REJECTED_NAME, count, self.digest(f"{self.folder(generation)}/{REJECTED_NAME}")))
+        plain = json.loads(json.dumps(facts))
+        manifest = Manifest(generation, rows, files, parent, plain, config, tool_versions()).sealed()
+        if self.committed(generation):
+            found = self.manifest(generation)
+            if not found.says_the_same(manifest):
                 raise StoreError(
-                    f"{self._manifest_path(generation)} holds other rows than this run makes again; resume on the same "
+                    f"{self.folder(generation)} holds other rows than this run makes again; resume on the same "
                     "hardware and software (on a GPU with Trainer(deterministic=True)), or use a new run folder"
                 )
-            return manifest
-        self._commit(manifest)
+            return found
+        self.commit_manifest(manifest)
         return manifest
 
-    def _manifest_path(self, generation: int) -> Path:
-        return self.folder(generation) / "manifest.json"
+    def committed(self, generation: int) -> bool:
+        """Whether a generation's rows are completely there."""
+        return (self.folder(generation) / "manifest.json").exists()
 
-    def _committed(self, generation: int) -> bool:
-        return self._manifest_path(generation).exists()
-
-    def _commit(self, manifest: Manifest) -> None:
+    def commit_manifest(self, manifest: Manifest) -> None:
+        """Write a manifest, which makes its folder part of the store."""
         content = json.dumps(manifest.to_dict(), indent=1, sort_keys=True).encode()
-        commit(self._manifest_path(manifest.generation), content, durable=self.durable)
+        self.write(str((self.folder(manifest.generation) / "manifest.json").relative_to(self.root)), content)
 
     def write_gold(self, gold: Samples, *, facts: Mapping[str, Any]) -> Manifest:
-        """Copy the real rows in as generation 0, read-only; a store that holds them already only checks them.
+        """Take the real rows in as generation 0, read-only; a store that holds them already only checks them.
 
         Raises:
             StoreError: If the store holds other gold.
@@ -186,35 +210,30 @@ class GenerationStore:
         remove_stale(self.root)
         if not len(gold):
             raise StoreError("the gold set has no rows; a chain starts from real data")
-        width = max(1, np.asarray(gold.x[:1]).nbytes)
-        rows = max(1, GOLD_CHUNK_BYTES // width)
-        starts = range(0, len(gold), rows)
-        if len(self) and len(gold) != self.manifest(0).rows:
-            raise StoreError(
-                f"{self.folder(0)} holds {self.manifest(0).rows} rows, the data set has {len(gold)}; "
-                "use a new run folder"
-            )
-        if not len(self):
-            try:
-                for index, start in enumerate(starts):
-                    part = gold[start : start + rows]
-                    records = provenance(len(part), origin=Origin.REAL, generation=0, y=part.y)
-                    self.write_chunk(0, index, finite(np.asarray(part.x), start), records)
-            finally:
-                self.flush()
-            manifest = self.seal(0, len(starts), parent="", facts=facts)
-            self._protect(manifest)
-            return manifest
-        self._compare_gold(gold, rows)
-        return self.manifest(0)
+        return take_in(self, {Origin.REAL: gold}, 0, parent="", facts=facts)
 
-    def _compare_gold(self, gold: Samples, rows: int) -> None:
-        for index, start in enumerate(range(0, len(gold), rows)):
-            part = gold[start : start + rows]
-            records = provenance(len(part), origin=Origin.REAL, generation=0, y=part.y)
-            digests = [array_digest(array) for array in (np.asarray(part.x), records)]
-            if digests != [digest for _, _, digest in self.manifest(0).files[2 * index : 2 * index + 2]]:
-                raise StoreError(f"{self.folder(0)} holds other rows than the data set; use a new run folder")
+    def write_held(self, held: Mapping[Origin, Samples]) -> Manifest | None:
+        """Take in, beside gold, rows that nobody trains on until a mitigation names them; None if there are none.
+
+        Raises:
+            StoreError: If the store holds others.
+        """
+        rows = {origin: samples for origin, samples in held.items() if len(samples)}
+        if not rows and not self.committed(HELD):
+            return None
+        counts = {origin.name.lower(): len(samples) for origin, samples in rows.items()}
+        return take_in(self, rows, HELD, parent=self.manifest(0).digest, facts=counts)
+
+    def held(self) -> Manifest | None:
+        """Return the manifest of the rows that are held back; None if there are none."""
+        return self.manifest(HELD) if self.committed(HELD) else None
+
+    def write_shared(self, generation: int, name: str, array: np.ndarray, digest: str) -> None:
+        """Write a file that other runs may hold as well, read-only; ``digest`` is its SHA-256."""
+        path = f"{self.folder(generation)}/{name}"
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        GoldVault(self.root.parent / VAULT, durable=self.durable).place(array, digest, Path(path))
+        self._verified[path] = (_stamp(path), digest)
 
     def verify(self, manifest: Manifest) -> None:
         """Check the bytes of a generation; a file unchanged in inode, size and time since its last check is trusted.
@@ -230,7 +249,7 @@ class GenerationStore:
         for name, _, digest in manifest.files:
             path = f"{self.folder(manifest.generation)}/{name}"
             try:
-                found = self._digest(path)
+                found = self.digest(path)
             except FileNotFoundError:
                 raise StoreError(f"{path} is missing; is the run folder on a file system every node sees?") from None
             if found != digest:
@@ -238,6 +257,9 @@ class GenerationStore:
 
     def pool(self, manifests: Sequence[Manifest]) -> DataPool:
         """Return the pool of the given generations, memory-mapped."""
+        held = self.held()
+        if held is not None and manifests and manifests[0].generation == 0:
+            manifests = [manifests[0], held, *manifests[1:]]
         digests, (known, before) = [manifest.digest for manifest in manifests], self._pool
         if digests == known and before is not None:
             return before
@@ -251,9 +273,9 @@ class GenerationStore:
     def _parts(self, manifest: Manifest) -> list[tuple[Shard, np.ndarray]]:
         """Open a generation's files, once: a chain asks for all of them in every generation."""
         if manifest.digest not in self._opened:
-            paths = [f"{self.folder(manifest.generation)}/{name}" for name, _, _ in manifest.files]
+            folder = self.folder(manifest.generation)
             self._opened[manifest.digest] = [
-                self._open(rows, records) for rows, records in zip(paths[::2], paths[1::2], strict=True)
+                self._open(f"{folder}/{rows}", f"{folder}/{records}") for rows, records in manifest.chunks
             ]
         return self._opened[manifest.digest]
 
@@ -263,14 +285,11 @@ class GenerationStore:
     def _rows(self, generation: int, index: int) -> int:
         return len(MappedArray(self.chunk(generation, index)))
 
-    def _protect(self, manifest: Manifest) -> None:
-        for name, _, _ in manifest.files:
-            (self.folder(manifest.generation) / name).chmod(0o444)
-
-    def _digest(self, path: str) -> str:
+    def digest(self, path: str, *, afresh: bool = False) -> str:
+        """Return the SHA-256 of a file; one unchanged in inode, size and time is hashed once, unless ``afresh``."""
         stamp = _stamp(path)
         known = self._verified.get(path)
-        if known is None or known[0] != stamp:
+        if afresh or known is None or known[0] != stamp:
             known = self._verified[path] = (stamp, file_digest(Path(path)))
         return known[1]
 
@@ -278,11 +297,3 @@ class GenerationStore:
 def _stamp(path: str) -> tuple[int, int, int]:
     status = os.stat(path)  # noqa: PTH116 - a Path takes longer to make than to ask
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _name(index: int) -> str:
-    return f"chunk_{index:05d}.npy"
-
-
-def _records_name(index: int) -> str:
-    return f"chunk_{index:05d}.rows.npy"

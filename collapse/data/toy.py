@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from einops import einsum
@@ -54,7 +55,7 @@ class GaussianData(DrawnData):
         if dim < 1:
             raise ValueError(f"dim = {dim} must be at least 1")
         self.mean, self.std = coordinates("mean", mean, dim), coordinates("std", std, dim)
-        if bool((self.std <= 0).any()):
+        if not bool((self.std > 0).all()):
             raise ValueError(f"std = {std} must be above 0 in every coordinate")
         self.factor = None if covariance is None else cholesky(covariance, dim)
 
@@ -100,12 +101,14 @@ class GaussianMixtureData(DrawnData):
         num_workers: int = 0,
     ) -> None:
         super().__init__(rows, reference_rows, seed, batch_size, num_workers, replicates)
-        self.means = torch.as_tensor(means, dtype=torch.float64).reshape(len(means), -1)
+        self.means = points("means", means)
         self.weights = probabilities(weights, len(means))
         if covariances is None:
             self.factors = scales(stds, len(means))[:, None, None] * torch.eye(self.means.shape[1], dtype=torch.float64)
         elif len(covariances) == len(means):
-            self.factors = torch.stack([cholesky(covariance, self.means.shape[1]) for covariance in covariances])
+            named = {f"covariances[{index}]": covariance for index, covariance in enumerate(covariances)}
+            dim = self.means.shape[1]
+            self.factors = torch.stack([cholesky(covariance, dim, name) for name, covariance in named.items()])
         else:
             raise ValueError(f"covariances has {len(covariances)} matrices for {len(means)} means; give one for each")
         self.classes = len(means) if replicates is None else None  # a row of R points has no one label
@@ -126,7 +129,7 @@ class GaussianMixtureData(DrawnData):
 
 def probabilities(weights: Sequence[float], count: int) -> Tensor:
     """Return the weights of ``count`` components as (count,) float64."""
-    given = torch.as_tensor(weights, dtype=torch.float64)
+    given = numbers("weights", weights)
     if given.shape != (count,) or bool((given < 0).any()) or not abs(float(given.sum()) - 1) < 1e-6:
         raise ValueError(f"weights = {weights} must be {count} probabilities, one per mean, that sum to one")
     return given
@@ -134,26 +137,58 @@ def probabilities(weights: Sequence[float], count: int) -> Tensor:
 
 def scales(stds: float | Sequence[float], count: int) -> Tensor:
     """Return the standard deviations of ``count`` components as (count,) float64, one number repeated."""
-    given = torch.as_tensor(stds, dtype=torch.float64)
-    if given.shape not in ((), (count,)) or bool((given <= 0).any()):
+    given = finite_numbers("stds", stds)
+    if given.shape not in ((), (count,)) or not bool((given > 0).all()):
         raise ValueError(f"stds = {stds} must be one number above 0 or {count} of them, one per mean")
     return given.expand(count)
 
 
+def numbers(argument: str, values: Any) -> Tensor:
+    """Return numbers, or nested lists of them, as float64.
+
+    Raises:
+        ValueError: If lists of one level differ in length, or something is no number.
+    """
+    try:
+        return torch.as_tensor(values, dtype=torch.float64)
+    except (ValueError, TypeError, RuntimeError):
+        raise ValueError(f"{argument} = {values} must be a number, or equally long lists of numbers") from None
+
+
+def finite_numbers(argument: str, values: Any) -> Tensor:
+    """Return numbers as ``numbers`` does, or raise ValueError if one is NaN or infinite."""
+    given = numbers(argument, values)
+    if not bool(given.isfinite().all()):
+        raise ValueError(f"{argument} = {values} must be finite")
+    return given
+
+
+def points(argument: str, values: Any) -> Tensor:
+    """Return K numbers, or K rows of d numbers, as (K, d) float64.
+
+    Raises:
+        ValueError: If they are anything else, or none.
+    """
+    given = finite_numbers(argument, values)
+    if given.ndim not in (1, 2) or given.numel() == 0:
+        raise ValueError(f"{argument} = {values} must be numbers, or equally long rows of numbers")
+    return given.reshape(len(given), -1)
+
+
 def coordinates(argument: str, value: float | Sequence[float], dim: int) -> Tensor:
     """Return ``value`` as (dim,) float64, one number repeated."""
-    given = torch.as_tensor(value, dtype=torch.float64)
+    given = finite_numbers(argument, value)
     if given.shape not in ((), (1,), (dim,)):
         raise ValueError(f"{argument} = {value} must be one number or dim = {dim} of them")
     return given.expand(dim).clone()
 
 
-def cholesky(covariance: Sequence[Sequence[float]], dim: int) -> Tensor:
+def cholesky(covariance: Sequence[Sequence[float]], dim: int, argument: str = "covariance") -> Tensor:
     """Return the lower triangular factor of a covariance matrix, (dim, dim) float64."""
-    matrix = torch.as_tensor(covariance, dtype=torch.float64)
+    matrix = finite_numbers(argument, covariance)
     if matrix.shape != (dim, dim) or not torch.equal(matrix, matrix.T):
-        raise ValueError(f"covariance = {covariance} must be a symmetric matrix of dim = {dim} rows and columns")
+        raise ValueError(f"{argument} = {covariance} must be a symmetric matrix of dim = {dim} rows and columns")
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if bool(failed):
-        raise ValueError(f"covariance = {covariance} must be positive definite")
+        raise ValueError(f"{argument} = {covariance} must be positive definite")
     return factor

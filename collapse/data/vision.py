@@ -114,7 +114,10 @@ class FiledImages(ImageData):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers)
-        self.root, self.seed = Path(root).expanduser(), seed
+        for argument, limit in (("rows", rows), ("reference_rows", reference_rows)):
+            if limit is not None and limit < 1:
+                raise ValueError(f"{argument} = {limit}, but it must be None or at least 1")
+        self.root, self.seed = expanded(root), seed
         self.rows, self.reference_rows = rows, reference_rows
 
     @abc.abstractmethod
@@ -195,6 +198,18 @@ class CIFAR10(FiledImages):
             f"CIFAR10 needs cifar-10-batches-bin/{name} in root = {str(self.root)!r} and finds {found}; download "
             f"https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz and unpack it under {self.root}"
         )
+
+
+def expanded(root: str | Path) -> Path:
+    """Return a root with ``~`` replaced by the home folder.
+
+    Raises:
+        ValueError: If there is no such home.
+    """
+    try:
+        return Path(root).expanduser()
+    except RuntimeError:
+        raise ValueError(f"root = {str(root)!r} begins with the home of a user who is not there; give a path") from None
 
 
 def read_idx(path: Path) -> np.ndarray:

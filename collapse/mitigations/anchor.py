@@ -20,7 +20,11 @@ __all__ = ["AnchorReplay"]
 def gold_order(mixture: Mixture, generation: Generation) -> Tensor:
     """Return gold's rows in the chain's own random order, the same in every generation."""
     gold = (mixture.is_real & (generation.pool.generation == 0)).nonzero().squeeze(1)
-    return gold[torch.randperm(len(gold), generator=generator(generation.seed, Stream.ANCHOR))]
+    gold = gold[torch.randperm(len(gold), generator=generator(generation.seed, Stream.ANCHOR))]
+    if mixture.guaranteed is None:
+        return gold
+    # Protected rows are in every generation anyway: the first to be anchors, and the last to be dealt out.
+    return gold[mixture.guaranteed[gold].sort(descending=True, stable=True).indices]
 
 
 def fixed_anchors(mixture: Mixture, generation: Generation, fraction: float) -> Mixture:
@@ -59,8 +63,9 @@ def fresh_anchors(mixture: Mixture, generation: Generation, fraction: float) -> 
     size = generation.samples_per_generation
     quota = round(fraction * size)
     arrival = deal(mixture, generation, quota)
-    made = (~mixture.is_real).nonzero().squeeze(1)  # in writing order, generation after generation
-    begin = torch.searchsorted(mixture.arrival[made], mixture.arrival[made])
+    born = generation.pool.generation  # not by origin: a row that came with gold and is held makes room for nobody
+    made = ((born > 0) & (born < NEVER)).nonzero().squeeze(1)  # in writing order, generation after generation
+    begin = torch.searchsorted(born[made], born[made])
     arrival[made[torch.arange(len(made)) - begin >= size - quota]] = NEVER
     return mixture.arriving(arrival)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from collapse.data.generation import Generation
 from collapse.mitigations.mitigation import Claim, Mitigation
 from collapse.models.generative import GenerativeModule
+from collapse.models.sharding import full_tensor, placed
 
 __all__ = ["EMA", "ema_decay", "ema_update"]
 
@@ -48,19 +49,20 @@ class EMA(Mitigation):
         self.decay = decay
         self._average: list[Tensor] = []
         self._updates = self._step = 0
+        self._loaded = False
 
     def on_generation_start(self, trainer: pl.Trainer, module: GenerativeModule, generation: Generation) -> None:
         """Start the average from the generation's first weights."""
         self._average = [weight.detach().clone() for weight in module.parameters()]
-        self._updates, self._step = 0, trainer.global_step
+        self._updates, self._step, self._loaded = 0, trainer.global_step, False
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *unused: Any) -> None:
         """Average after every optimizer step (not after every batch, when gradients accumulate)."""
         if trainer.global_step == self._step:
             return
         weights = [weight.detach() for weight in pl_module.parameters()]
-        if self._average and self._average[0].device != weights[0].device:  # just loaded from a checkpoint
-            self._average = _like(self._average, weights)
+        if self._loaded:  # from a checkpoint: whole tensors on the CPU
+            self._average, self._loaded = _like(self._average, weights), False
         ema_update(self._average, weights, ema_decay(self.decay, self._updates) if self.decay else 0.0)
         self._updates, self._step = self._updates + 1, trainer.global_step
 
@@ -71,14 +73,15 @@ class EMA(Mitigation):
             weight.copy_(average)
 
     def state_dict(self) -> dict[str, Any]:
-        """The average and its counters."""
-        return {"average": self._average, "updates": self._updates, "step": self._step}
+        """The average, of sharded weights a whole one, and its counters."""
+        average = [full_tensor(weight) for weight in self._average]
+        return {"average": average, "updates": self._updates, "step": self._step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Inverse of ``state_dict``."""
-        self._average = list(state_dict["average"])
+        self._average, self._loaded = list(state_dict["average"]), True
         self._updates, self._step = state_dict["updates"], state_dict["step"]
 
 
 def _like(tensors: list[Tensor], like: Iterable[Tensor]) -> list[Tensor]:
-    return [tensor.to(other.device) for tensor, other in zip(tensors, like, strict=True)]
+    return [placed(tensor, other) for tensor, other in zip(tensors, like, strict=True)]

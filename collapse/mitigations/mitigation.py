@@ -23,6 +23,7 @@ __all__ = ["HOOKS", "Claim", "ConflictError", "Mitigation", "NoEffectWarning", "
 class Stage(enum.IntEnum):
     """Order on the data hook, whatever the order of the list."""
 
+    PROTECT = -2  # which rows are guaranteed a place, before anybody counts on theirs
     ARRIVE = -1  # which real rows are held back for later generations
     RETAIN = 0  # which generations' rows are kept
     REWEIGH = 1  # relative weight of rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -52,8 +53,10 @@ class SIGReg(Mitigation):
         knots: int = 17,
     ) -> None:
         for name, value, least in (("weight", weight, 0), ("slices", slices, 1), ("knots", knots, 2)):
-            if value < least:
+            if not least <= value < math.inf:  # NaN is not
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not 0 < t_max < math.inf:
+            raise ValueError(f"t_max must be above 0 and finite, got {t_max}")
         self.weight, self.slices, self.target, self.unbiased = weight, slices, target, unbiased
         self.t_max, self.knots = t_max, knots
         self.needs = frozenset({target})

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from collapse.data.generation import Generation
+from collapse.data.guarantee import GuaranteedRows
 from collapse.data.mixture import Mixture
 from collapse.data.rows import Batch, Samples
 from collapse.mitigations.mitigation import Claim, ConflictError, Mitigation, NoEffectWarning
@@ -25,6 +26,9 @@ class MitigationStack(Sequence[Mitigation]):
     On the data and on the loss a stack is a set: the order of the list does not matter. ``wrap_sampler`` and
     ``curate`` follow the list, the first one innermost. Without a mitigation that decides what to keep, generations
     *replace* each other.
+
+    What one of them guarantees (``Mixture.guaranteeing``) holds against all of them: such a row keeps its places, and
+    the product of the factors on it is never below one.
 
     Args:
         mitigations: In list order.
@@ -56,6 +60,7 @@ class MitigationStack(Sequence[Mitigation]):
         }
         self._curators = [m for m in self if m.overrides("curate")]
         self._effects: dict[Mitigation, Tensor | bool] = {}
+        self._guaranteed: GuaranteedRows | None = None
 
     @overload
     def __getitem__(self, index: int) -> Mitigation: ...
@@ -97,20 +102,30 @@ class MitigationStack(Sequence[Mitigation]):
             # What a retention keeps is compared with what the default would keep; everything else with its input.
             retains = Claim.RETENTION in mitigation.claims
             before = Replace().compose_training_set(mixture, generation) if retains else mixture
+            promised = mixture.guaranteed
             mixture = mitigation.compose_training_set(mixture, generation)
+            if promised is not None and mixture.guaranteed is not promised:  # also by one that makes its mixture anew
+                mixture = mixture.guaranteeing(promised)
             self._note(mitigation, not _equal(mixture, before))
         if Claim.INITIALIZATION in self.owners:  # which does not act again where a generation is resumed
             self._note(self.owners[Claim.INITIALIZATION], True)
+        self._guaranteed = None if mixture.guaranteed is None else GuaranteedRows(mixture.guaranteed)
         return mixture
 
     def weigh(self, batch: Batch, module: GenerativeModule) -> Tensor | None:
-        """Return the product of all factors on the rows of a batch, (B,) or (B, R); None without any."""
+        """Return the product of all factors on the rows of a batch, at least one on those guaranteed a place.
+
+        Returns:
+            (B,) or (B, R); None without any factor.
+        """
         weights = None
         for mitigation in self._weighers:
             factor = mitigation.weigh(batch, module)
             self._note(mitigation, (factor != 1).any())
             weights = factor if weights is None else weights * factor
-        return weights
+        if weights is None or self._guaranteed is None:
+            return weights
+        return self._guaranteed.at_least_one(weights, batch.row)
 
     def objective(self, outputs: Mapping[str, Tensor], batch: Batch, module: GenerativeModule) -> Tensor:
         """Return mean_i (prod_k w_k,i) loss_i + sum_k penalty_k, the scalar to minimize."""
@@ -180,4 +195,9 @@ def _equal(one: Mixture, other: Mixture) -> bool:
         == (other.size, other.real_share, other.replacement, other.coins)
         and torch.equal(one.weights, other.weights)
         and torch.equal(one.arrival, other.arrival)
+        and _same(one.guaranteed, other.guaranteed)
     )
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other or (one is not None and other is not None and torch.equal(one, other))

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from collapse.arguments import Remembers
+from collapse.data.loading import GenerationLoader
 from collapse.data.rows import Batch
+from collapse.distributed import processes
+from collapse.models.sharding import is_sharded, shard
 from collapse.seeding import Clock, Stream, generator, reseed
 
 __all__ = ["GenerativeModule", "Objective", "RowWeights", "SampleFn"]
@@ -111,12 +114,19 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
         return {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """Return the objective of one batch."""
-        outputs = self.outputs(batch)
+        """Return the objective of one batch: over several processes, one whose mean is that of the global batch."""
+        outputs, factor = self.outputs(batch), self._share_of_batch(batch_idx)
+        if factor != 1:
+            outputs = {**outputs, "loss": outputs["loss"] * factor}
         loss = self.objective(outputs, batch, self)
         self.tally("loss", loss)
         self.epoch_steps += 1
         return loss
+
+    def _share_of_batch(self, batch_idx: int) -> float:
+        """Return what makes the mean over this process's rows its part of the mean over the batch of all processes."""
+        loader = self.trainer.train_dataloader if processes() > 1 else None
+        return loader.batches.factor(batch_idx) if isinstance(loader, GenerationLoader) else 1
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sample as many rows as the batch has, from a key of the batch's and the process's own."""
@@ -156,6 +166,11 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
         sums = checkpoint.get("epoch_sums", {})
         self.epoch_sums = {name: total.to(self.device) for name, total in sums.items()}
         self.epoch_steps = checkpoint.get("epoch_steps", 0)
+
+    def configure_model(self) -> None:
+        """Shard the weights if the strategy has a device mesh (``ModelParallelStrategy``, FSDP2); nothing otherwise."""
+        if self.device_mesh is not None and not is_sharded(self):
+            shard(self, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         """Adam with ``learning_rate``; none for a module without parameters."""

@@ -166,11 +166,15 @@ class VAE(GenerativeModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if min(latent_dim, hidden) < 1 or scale <= 0 or beta < 0:
+        if min(latent_dim, hidden) < 1 or not 0 < scale < math.inf or not 0 <= beta < math.inf:
             raise ValueError(
                 f"latent_dim = {latent_dim}, hidden = {hidden}, scale = {scale}, beta = {beta}: latent_dim and hidden "
-                "must be at least 1, scale above 0 and beta at least 0"
+                "must be at least 1, scale above 0 and beta at least 0, both finite"
             )
+        if not 0 <= learning_rate < math.inf:
+            raise ValueError(f"learning_rate = {learning_rate} must be at least 0 and finite")
+        if not shape or min(shape) < 1:
+            raise ValueError(f"shape = {tuple(shape)} must be the sides of a row, at least one and each at least 1")
         self.shape, self.latent_dim, self.beta = tuple(shape), latent_dim, beta
         self.encoder, self.decoder = chosen("network", network, NETWORKS)(self.shape, latent_dim, hidden)
         self.likelihood = chosen("likelihood", likelihood, LIKELIHOODS)(scale)

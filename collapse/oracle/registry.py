@@ -12,7 +12,7 @@ from collapse.oracle.quantity import Quantity
 from collapse.oracle.regime import Setting, regime_of
 from collapse.oracle.regression import regression_quantities
 
-__all__ = ["quantities"]
+__all__ = ["check_theory", "quantities"]
 
 QUANTITIES: dict[str, Callable[..., list[Quantity]]] = {
     "Gaussian": gaussian_quantities,
@@ -29,8 +29,13 @@ def quantities(setting: Setting) -> list[Quantity]:
     Raises:
         ValueError: If nothing is known about chains of its model.
     """
-    name = type(setting.model).__name__
-    if name not in QUANTITIES or not isinstance(setting.model, GenerativeModule):
+    check_theory(setting.model)
+    return QUANTITIES[type(setting.model).__name__](setting, regime_of(setting))
+
+
+def check_theory(model: GenerativeModule) -> None:
+    """Raise ValueError if nothing is known about chains of a model."""
+    name = type(model).__name__
+    if name not in QUANTITIES:
         known = ", ".join(sorted(QUANTITIES))
         raise ValueError(f"there is no theory for chains of {name}; there is for {known}")
-    return QUANTITIES[name](setting, regime_of(setting))

@@ -4,7 +4,9 @@ from collapse.recursion.chain import Chain, Record, run_chain
 from collapse.recursion.checkpointing import AtomicCheckpointIO, EpochCheckpoint, StepCheckpoint, newest_checkpoint
 from collapse.recursion.early_stopping import GenerationEarlyStopping
 from collapse.recursion.ledger import Ledger, Measurement, read_measurements
+from collapse.recursion.requeue import StopForRequeue
 from collapse.recursion.trainer import RecursiveTrainer
+from collapse.stopping import StoppedForRequeue
 
 __all__ = [
     "RecursiveTrainer",
@@ -14,6 +16,8 @@ __all__ = [
     "GenerationEarlyStopping",
     "EpochCheckpoint",
     "StepCheckpoint",
+    "StopForRequeue",
+    "StoppedForRequeue",
     "AtomicCheckpointIO",
     "newest_checkpoint",
     "Ledger",

@@ -23,6 +23,8 @@ from collapse.mitigations.mitigation import Mitigation
 from collapse.recursion.checkpointing import AtomicCheckpointIO, EpochCheckpoint, newest_checkpoint
 from collapse.recursion.ledger import read_measurements
 from collapse.recursion.lightning import NoProfiler
+from collapse.recursion.requeue import StopForRequeue
+from collapse.recursion.slurm import check_slurm, slurm_plugins
 from collapse.recursion.trainer import RecursiveTrainer
 
 __all__ = ["Chain", "Record", "run_chain"]
@@ -35,12 +37,12 @@ class Record:
     Attributes:
         generation: Which, from 0.
         metrics: Value by metric name.
-        counts: Rows: ``trained`` on, ``real`` and ``synthetic`` among them, ``candidates`` sampled and ``kept``;
-            ``steps`` and ``epochs`` of training.
+        counts: Rows: ``trained`` on, ``real``, ``synthetic`` and, where admitted, ``unknown`` ones among them,
+            ``candidates`` sampled and ``kept``; ``steps`` and ``epochs`` of training.
         real_fraction: Realized share of real rows in the training set, in [0, 1].
         effective_size: Kish's effective number of rows of the mixture.
         digests: SHA-256 of the ``weights``, of the ``training_set``'s row indices, of the ``pool`` sampled from the
-            model and of its ``parent``.
+            model and of the pool before (``parent``): of their rows, whoever wrote them.
     """
 
     generation: int
@@ -111,7 +113,8 @@ def _record(store: GenerationStore, index: int, metrics: dict[str, float]) -> Re
     counts = {
         "trained": model["rows"],
         "real": model["real"],
-        "synthetic": model["rows"] - model["real"],
+        "synthetic": model["origins"].get("synthetic", 0),
+        **{name: count for name, count in model["origins"].items() if name == "unknown"},
         "candidates": deposit.facts["candidates"],
         "kept": deposit.rows,
         "steps": deposit.facts["steps"],
@@ -120,8 +123,8 @@ def _record(store: GenerationStore, index: int, metrics: dict[str, float]) -> Re
     digests = {
         "weights": model["weights"],
         "training_set": model["training_set"],
-        "pool": deposit.digest,
-        "parent": deposit.parent,
+        "pool": deposit.content,
+        "parent": store.manifest(index).content,
     }
     return Record(index, metrics, counts, model["real_fraction"], model["effective_size"], digests)
 
@@ -171,6 +174,7 @@ def run_chain(
     Raises:
         ConflictError: If two mitigations decide the same thing.
         StoreError: If ``store`` holds another run, or files that were changed.
+        StoppedForRequeue: If SIGUSR1 or SIGTERM asked to stop; the same call again goes on from there.
 
     Example:
         >>> from collapse import GaussianData, Gaussian, run_chain
@@ -197,7 +201,10 @@ def run_chain(
         callbacks.insert(0, GenerationEvaluation())
     if folder is None:
         callbacks.append(EpochCheckpoint(root))
-        trainer_options["plugins"] = [AtomicCheckpointIO(), *_as_list(trainer_options.get("plugins"))]
+        if not any(isinstance(callback, StopForRequeue) for callback in callbacks):
+            callbacks.append(StopForRequeue(root))
+        trainer_options["plugins"] = [AtomicCheckpointIO(pools), *_as_list(trainer_options.get("plugins"))]
+    plugins = _as_list(trainer_options.pop("plugins", None))
     options: dict[str, Any] = {
         "logger": False,
         "enable_progress_bar": False,
@@ -207,6 +214,7 @@ def run_chain(
         "profiler": NoProfiler(),
         "deterministic": torch.cuda.is_available(),  # or a resumed chain would not make the same bytes
         **({"devices": 1} if folder else {}),  # other processes would not find a temporary folder
+        "plugins": [*plugins, *slurm_plugins(plugins)],
         **recursion.trainer_kwargs(),
         **trainer_options,
     }
@@ -215,6 +223,8 @@ def run_chain(
         raise ValueError(
             f"store=None is a folder of each of the {trainer.world_size} processes' own; give store=FOLDER"
         )
+    if folder is None:
+        check_slurm(trainer)
     resume = None if folder else newest_checkpoint(root)
     trainer.fit(module, datamodule=data, ckpt_path=resume)
     return Chain._of(pools, folder)

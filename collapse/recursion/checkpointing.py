@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from collapse.data.files import commit, tensor_bytes
+from collapse.data.folder import RunFolder
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -26,15 +27,40 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning stages checkpoints in the temporary folder: from another file system the move is a copy, and a process
     killed in it leaves a truncated file under the final name.
+
+    Args:
+        folder: The run folder, whose journal then knows the checkpoints written in it.
     """
+
+    def __init__(self, folder: RunFolder | None = None) -> None:
+        super().__init__()
+        self.folder = folder
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
         """Save completely or not at all."""
-        target = Path(path)
+        target, content = Path(path), tensor_bytes(checkpoint)
+        name = self._name(target)
+        if self.folder is not None and name is not None:
+            self.folder.write(name, content)
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
-        commit(target, tensor_bytes(checkpoint))
+        commit(target, content)
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Remove a file that is superseded."""
+        name = self._name(Path(path))
+        if self.folder is not None and name is not None:
+            self.folder.remove(name)
+        else:
+            super().remove_checkpoint(Path(path))
+
+    def _name(self, path: Path) -> str | None:
+        """Return the path of a checkpoint relative to the run folder; None for one elsewhere."""
+        root = None if self.folder is None else self.folder.root.resolve()
+        path = path.resolve()
+        return None if root is None or not path.is_relative_to(root) else path.relative_to(root).as_posix()
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
@@ -74,7 +100,7 @@ class EpochCheckpoint(ModelCheckpoint):
             for pattern in ("epoch-*.ckpt", "step-*.ckpt"):
                 for path in newest.parent.glob(pattern):
                     if path != newest:
-                        path.unlink(missing_ok=True)
+                        trainer.strategy.remove_checkpoint(path)
 
 
 class StepCheckpoint(ModelCheckpoint):

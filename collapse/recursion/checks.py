@@ -12,13 +12,17 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from collapse.data.loading import GenerationLoader
 from collapse.data.module import RecursiveDataModule
+from collapse.mitigations.mitigation import Claim
 from collapse.mitigations.stack import MitigationStack
 from collapse.models.estimators import Estimator
 from collapse.models.generative import GenerativeModule
 from collapse.recursion.lightning import callbacks_of
 from collapse.recursion.reinitialize import twin_of
+from collapse.recursion.strategies import check_strategy
 
 __all__ = ["check_budget", "check_loader", "check_module", "check_trainer", "generations_kept"]
+
+LIMIT = 2**63  # counts are integers of 64 bits to torch and NumPy
 
 
 def check_budget(*, epochs_per_generation: int, steps_per_generation: int | None, **counts: int) -> None:
@@ -27,8 +31,8 @@ def check_budget(*, epochs_per_generation: int, steps_per_generation: int | None
     if steps_per_generation is not None:
         counts["steps_per_generation"] = steps_per_generation
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 1 <= value < LIMIT:
+            raise ValueError(f"{name} must be at least 1{', and an integer of 64 bits' * (value > 1)}, got {value}")
     if steps_per_generation is not None and epochs_per_generation != 1:
         raise ValueError(
             f"steps_per_generation={steps_per_generation} and epochs_per_generation={epochs_per_generation} are two "
@@ -36,12 +40,12 @@ def check_budget(*, epochs_per_generation: int, steps_per_generation: int | None
         )
 
 
-def generations_kept(keep_weights: bool | Collection[int], generations: int) -> frozenset[int]:
+def generations_kept(keep_weights: bool | Collection[int], generations: int) -> Collection[int]:
     """Return the generations whose weights are kept, or raise ValueError if there is no such generation."""
-    every = frozenset(range(generations))
+    every = range(generations)
     if isinstance(keep_weights, bool):
         return every if keep_weights else frozenset()
-    if not isinstance(keep_weights, Iterable) or not set(map(int, keep_weights)) <= every:
+    if not isinstance(keep_weights, Iterable) or not all(int(generation) in every for generation in keep_weights):
         raise ValueError(
             f"keep_weights={keep_weights!r} must be True, False, or generations from 0 to {generations - 1}"
         )
@@ -55,6 +59,7 @@ def check_trainer(trainer: pl.Trainer, wanted: dict[str, Any]) -> RecursiveDataM
         MisconfigurationException: Naming every wrong flag.
         TypeError: If the data are not in a RecursiveDataModule.
     """
+    check_strategy(trainer)
     epochs, callbacks = wanted["max_epochs"], callbacks_of(trainer)
     reload = getattr(trainer, "reload_dataloaders_every_n_epochs", None)
     overfit = getattr(trainer, "overfit_batches", 0)
@@ -131,11 +136,14 @@ def check_module(module: pl.LightningModule, stack: MitigationStack, processes: 
         raise TypeError(f"{name} is fitted by one process, and the Trainer has {processes}; give Trainer(devices=1)")
     if not callable(getattr(module, "sample", None)):
         raise TypeError(f"{name} has no sample(n, generator) method to draw the next generation with; add one")
-    if type(module).configure_model is not pl.LightningModule.configure_model:
+    if type(module).configure_model not in (pl.LightningModule.configure_model, GenerativeModule.configure_model):
         raise ValueError(
             f"{name} builds its network in configure_model, when generation 0's weights are drawn already; build it in "
-            "__init__"
+            "__init__ (and leave sharding to GenerativeModule.configure_model)"
         )
+    last = stack.owners.get(Claim.FINAL_WEIGHTS)
+    if last is not None and not any(True for _ in module.parameters()):
+        raise ValueError(f"{last!r} sets the weights that training ends with, and {name} has none; leave it out")
     if isinstance(module, GenerativeModule):
         stack.check(module)
     elif stack.shapes_objective:

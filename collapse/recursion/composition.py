@@ -6,42 +6,88 @@ import dataclasses
 import hashlib
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from collapse.data.generation import Generation
+from collapse.data.guarantee import realized_guarantee
 from collapse.data.mixture import Mixture
+from collapse.data.pool import DataPool
+from collapse.data.rows import Origin, provenance
 from collapse.mitigations.stack import MitigationStack
 from collapse.seeding import Stream
 
-__all__ = ["compose", "training_facts"]
+__all__ = ["compose", "recorded", "training_facts"]
 
 
 def compose(generation: Generation, stack: MitigationStack, replicates: int | None = None) -> Generation:
     """Return the generation with its training set drawn: a pure function of pool, mitigations, seed and index.
 
     It starts from gold alone. Synthetic rows are excluded until a mitigation, or the default regime, lets them in.
+
+    Raises:
+        ValueError: If there is nothing to train on; or, before generation 0 trains, if a later one could not have the
+            rows it is guaranteed.
     """
+    mixture = _mixture_of(generation, stack)
+    if generation.index == 0 and mixture.guaranteed is not None:
+        _rehearse(generation, stack)
     pool = generation.pool
-    gold = Mixture(pool.is_real.double(), int(pool.is_real.sum()), pool.origin, pool.generation)
-    mixture = stack.compose(gold, generation)
     rows = mixture.draw(generation.generator(Stream.COMPOSE), replicates)
-    return dataclasses.replace(generation, rows=rows, facts=training_facts(pool.is_real, rows, mixture))
+    return dataclasses.replace(generation, rows=rows, facts=training_facts(pool.origin, rows, mixture))
 
 
-def training_facts(is_real: Tensor, rows: Tensor, mixture: Mixture) -> dict[str, Any]:
+def training_facts(origin: Tensor, rows: Tensor, mixture: Mixture) -> dict[str, Any]:
     """Describe a training set: how many rows of each origin, and a digest of which.
 
     Args:
-        is_real: (N,) bool, of the pool.
+        origin: (N,) ``Origin`` of the pool's rows.
         rows: (n,) or (n, R) the rows drawn.
         mixture: What they were drawn from.
+
+    Returns:
+        Plain values; ``protected`` only where rows are guaranteed.
     """
-    real = int(is_real[rows].sum())
+    counts = origin[rows].reshape(-1).bincount(minlength=len(Origin)).tolist()
     replicates = rows.numel() // len(rows)
+    shares = [one // replicates if one % replicates == 0 else one / replicates for one in counts]  # means, under chance
+    protected = {} if mixture.guaranteed is None else {"protected": realized_guarantee(rows, mixture.guaranteed)}
     return {
         "rows": len(rows),
-        "real": real // replicates if real % replicates == 0 else real / replicates,  # a mean where chance decides
-        "real_fraction": real / rows.numel(),
+        "real": shares[Origin.REAL],
+        "origins": {kind.name.lower(): shares[kind] for kind in Origin if shares[kind]},
+        "real_fraction": counts[Origin.REAL] / rows.numel(),
         "effective_size": mixture.effective_size,
         "training_set": hashlib.sha256(rows.numpy().tobytes()).hexdigest(),
+        **protected,
     }
+
+
+def recorded(facts: dict[str, Any]) -> dict[str, float]:
+    """Return what the run's record says of a training set, by name."""
+    protected = {f"protected_{name}": value for name, value in facts.get("protected", {}).items()}
+    return {name: facts[name] for name in ("real_fraction", "effective_size")} | protected
+
+
+def _mixture_of(generation: Generation, stack: MitigationStack) -> Mixture:
+    pool = generation.pool
+    gold = Mixture(pool.is_real.double(), int(pool.is_real.sum()), pool.origin, pool.generation)
+    return stack.compose(gold, generation)
+
+
+def _rehearse(generation: Generation, stack: MitigationStack) -> None:
+    """Compose the first generation after gold and the last one over rows that nobody has sampled yet.
+
+    Only where rows come from matters to a guarantee, so copies of gold's first row stand for what will be sampled.
+    Raises ValueError if there is no place for all guaranteed rows; a stack of its own, as nothing has happened yet.
+    """
+    first, rows = generation.pool.stored(np.zeros(1, np.int64)), generation.samples_per_generation
+    stand_in = np.broadcast_to(first, (rows, *first.shape[1:]))
+    for index in sorted({1, generation.total - 1}) if generation.total > 1 else ():
+        made = [provenance(rows, origin=Origin.SYNTHETIC, generation=later) for later in range(1, index + 1)]
+        pool = DataPool([stand_in] * index, made, before=generation.pool)
+        to_come = dataclasses.replace(generation, index=index, pool=pool)
+        try:
+            _mixture_of(to_come, MitigationStack(stack)).raised()
+        except ValueError as error:
+            raise ValueError(f"{list(stack)} cannot act together in generation {index}: {error}") from None

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from collapse.data.generation import Generation
 from collapse.data.manifest import Manifest
-from collapse.data.rows import Origin, Samples, encode, provenance
+from collapse.data.rows import Origin, encode, provenance
 from collapse.data.store import GenerationStore
 from collapse.mitigations.stack import MitigationStack
 from collapse.models.generative import GenerativeModule, SampleFn
+from collapse.recursion.curation import curate_chunks
 from collapse.recursion.lightning import together
-from collapse.recursion.sampling import draw_chunk, sampling, state_digest
+from collapse.recursion.sampling import draw_chunk, sampling, state_digest, turns
 from collapse.seeding import Stream
 
 __all__ = ["check_replicas", "harvest", "write_samples"]
@@ -31,6 +32,7 @@ def harvest(
     stack: MitigationStack,
     chunk_size: int,
     parent: str,
+    config: str,
     facts: dict[str, Any],
 ) -> Manifest:
     """Deposit what the trained module samples as the pool of the next generation.
@@ -46,30 +48,34 @@ def harvest(
         stack: Its sampler wrappers and curators apply.
         chunk_size: Rows per call of the sampler and per file.
         parent: Digest of the manifest before.
+        config: Digest of what decides the run's bytes.
         facts: What else the manifest shall say.
 
     Returns:
         The manifest, the same on every process.
     """
-    check_replicas(trainer, module)
+    weights = check_replicas(trainer, module)
     sampler, target = stack.sampler(module), generation.index + 1
     chunks = write_samples(trainer, module, sampler, store, generation=generation, chunk_size=chunk_size)
     trainer.strategy.barrier("collapse.harvest")
     manifest: Manifest | None = None
     with together(trainer):
         if trainer.is_global_zero:
+            curated = None
             if stack.curates:
-                candidates = _read_chunks(store, target, chunks)
-                kept = stack.curate(candidates, generation)
-                chunks = _write_kept(store, kept, target, chunk_size=chunk_size, dtype=generation.pool.dtype)
-            model = {"generation": generation.index, "weights": state_digest(module.state_dict())}
+                curated = curate_chunks(store, stack, generation, chunks=chunks, chunk_size=chunk_size)
+            model = {"generation": generation.index, "weights": weights}
             model.update(generation.facts or {})
             sampling_facts = {
                 "sampler": dict(getattr(module, "sampler_settings", {})),
                 "seed": generation.seed,
+                "chunk_size": chunk_size,
                 "candidates": generation.samples_per_generation,
             }
-            manifest = store.seal(target, chunks, parent=parent, facts={"model": model, **sampling_facts, **facts})
+            facts = {"model": model, **sampling_facts, **facts}
+            manifest = store.seal(
+                target, curated or chunks, parent=parent, facts=facts, config=config, curated=curated is not None
+            )
     return cast(Manifest, trainer.strategy.broadcast(manifest))
 
 
@@ -99,20 +105,21 @@ def write_samples(
         The number of chunks.
     """
     target, rows, pool = generation.index + 1, generation.samples_per_generation, generation.pool
-    chunks, world = -(-rows // chunk_size), trainer.world_size
+    chunks, rank = -(-rows // chunk_size), trainer.global_rank
     fresh = isinstance(module, GenerativeModule) and module.fresh_samples and sample == module.sample
     with together(trainer), sampling(module):
         try:
-            for turn in range(-(-chunks // world)):
-                index = min(turn * world + trainer.global_rank, chunks - 1)
-                count = min(chunk_size, rows - index * chunk_size)
-                x = draw_chunk(sample, count, (generation.seed, Stream.SAMPLE, target, index), module.device)
-                if turn * world + trainer.global_rank == index:
-                    values = encode(_shaped(x, count, pool.row_shape), pool.dtype)
-                    if not fresh and x.device.type == "cpu" and np.may_share_memory(values, x.detach().numpy()):
-                        values = values.copy()  # x may be the model's own
-                    records = provenance(count, origin=Origin.SYNTHETIC, generation=target)
-                    store.write_chunk(target, index, values, records)
+            for turn in turns(rows, chunk_size, trainer.world_size):
+                index, count = turn[rank]
+                with together(trainer):  # or the others would wait for a process that fails inside the next turn
+                    x = draw_chunk(sample, count, (generation.seed, Stream.SAMPLE, target, index), module.device)
+                    if turn.index(turn[rank]) == rank:
+                        values = encode(_shaped(x, count, pool.row_shape), pool.dtype)
+                        if not fresh and x.device.type == "cpu" and np.may_share_memory(values, x.detach().numpy()):
+                            values = values.copy()  # x may be the model's own
+                        first = index * chunk_size
+                        records = provenance(count, origin=Origin.SYNTHETIC, generation=target, candidate=first)
+                        store.write_chunk(target, index, values, records)
         finally:
             store.flush()  # whatever happened: nothing is written behind the back of what comes next
     return chunks
@@ -127,40 +134,20 @@ def _shaped(x: Tensor, rows: int, row_shape: tuple[int, ...]) -> Tensor:
     return x
 
 
-def _read_chunks(store: GenerationStore, generation: int, chunks: int) -> Samples:
-    candidates = [store.read_chunk(generation, index) for index in range(chunks)]
-    return Samples(Samples(np.concatenate(candidates)).tensors()[0])
-
-
-def _write_kept(store: GenerationStore, kept: Samples, generation: int, *, chunk_size: int, dtype: np.dtype) -> int:
-    """Write what curation kept in place of the candidates."""
-    if not len(kept):
-        raise ValueError(f"curation kept none of the candidates of generation {generation}; loosen its threshold")
-    x, y = kept.tensors()
-    chunks = -(-len(kept) // chunk_size)
-    try:
-        for index in range(chunks):
-            part = slice(index * chunk_size, (index + 1) * chunk_size)
-            labels = None if y is None else y[part]
-            records = provenance(len(x[part]), origin=Origin.SYNTHETIC, generation=generation, y=labels)
-            store.write_chunk(generation, index, encode(x[part], dtype).copy(), records)
-    finally:
-        store.flush()
-    return chunks
-
-
-def check_replicas(trainer: pl.Trainer, module: pl.LightningModule) -> None:
-    """Make sure that all processes sample from one model.
+def check_replicas(trainer: pl.Trainer, module: pl.LightningModule) -> str:
+    """Make sure that all processes sample from one model, and return the digest of its weights.
 
     BatchNorm statistics differ between processes until the next forward pass; the first process's are taken.
 
     Raises:
         RuntimeError: If the weights differ between processes.
     """
-    if trainer.world_size == 1:
-        return
-    for buffer in module.buffers():
-        torch.distributed.broadcast(buffer, 0)
+    if trainer.world_size > 1:
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, 0)
     mine = state_digest(module.state_dict())
-    if not trainer.strategy.reduce_boolean_decision(mine == trainer.strategy.broadcast(mine), all=True):
-        raise RuntimeError("the processes hold different weights; is an optimizer step taken on one of them only?")
+    if trainer.world_size > 1:
+        same = mine == trainer.strategy.broadcast(mine)
+        if not trainer.strategy.reduce_boolean_decision(same, all=True):
+            raise RuntimeError("the processes hold different weights; is an optimizer step taken on one of them only?")
+    return mine

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 
 from collapse.arguments import Remembers
-from collapse.data.files import commit
 from collapse.data.module import RecursiveDataModule
-from collapse.data.store import GenerationStore, StoreError
+from collapse.data.store import StoreError
 from collapse.recursion.early_stopping import GenerationEarlyStopping
 from collapse.recursion.lightning import callbacks_of
+from collapse.recursion.verification import config_digest, refuse_changed
 
 if TYPE_CHECKING:
     from collapse.recursion.trainer import RecursiveTrainer
@@ -23,7 +23,7 @@ __all__ = ["claim_folder", "identity_of"]
 def identity_of(
     recursion: RecursiveTrainer, module: pl.LightningModule, data: RecursiveDataModule, trainer: pl.Trainer, gold: str
 ) -> dict[str, Any]:
-    """Return what a chain's bytes depend on, as plain values; ``gold`` is the digest of its manifest."""
+    """Return what a chain's bytes depend on, as plain values; ``gold`` is the digest of its rows."""
     name = module.describe() if isinstance(module, Remembers) else f"{type(module).__name__}({dict(module.hparams)})"
     return {
         "model": name,
@@ -47,21 +47,34 @@ def identity_of(
     }
 
 
-def claim_folder(store: GenerationStore, identity: dict[str, Any]) -> None:
-    """Write ``run.json``, or check that the folder belongs to the same run.
+def claim_folder(
+    recursion: RecursiveTrainer, module: pl.LightningModule, data: RecursiveDataModule, trainer: pl.Trainer
+) -> str:
+    """Make a run folder this run's own: lock it, check what is there, take gold in, write ``run.json``.
+
+    Returns:
+        The digest of ``run.json``, for the manifests.
 
     Raises:
-        StoreError: Naming the first thing that differs.
+        LockedError: If another process trains in the folder.
+        StoreError: If a file was changed, or the folder belongs to another run, naming the first thing that differs.
     """
+    store = recursion.store
+    store.lock.acquire()
+    refuse_changed(store)
+    gold = store.write_gold(data.gold(), facts={"data": data.describe()})
+    held = store.write_held(data.held())
+    identity = identity_of(recursion, module, data, trainer, gold.content)
+    identity = json.loads(json.dumps(identity | ({} if held is None else {"held": held.content})))
     path = store.root / "run.json"
-    identity = json.loads(json.dumps(identity))
     if not path.exists():
-        commit(path, json.dumps(identity, indent=1).encode(), durable=store.durable)
-        return
+        store.write("run.json", json.dumps(identity, indent=1).encode())
+        return config_digest(identity)
     found = json.loads(path.read_text())
-    for name, value in identity.items():
-        if found.get(name) != value:
+    for name in sorted(identity.keys() | found.keys()):
+        if found.get(name) != identity.get(name):
             raise StoreError(
-                f"{store.root} holds another run: its {name} is {found.get(name)!r}, not {value!r}; "
+                f"{store.root} holds another run: its {name} is {found.get(name)!r}, not {identity.get(name)!r}; "
                 "choose another run folder"
             )
+    return config_digest(identity)

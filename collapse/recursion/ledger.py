@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from collapse.data.files import commit
+from collapse.data.folder import RunFolder, StoreError
 
-__all__ = ["Ledger", "Measurement", "read_measurements"]
+__all__ = ["LEDGER", "Ledger", "Measurement", "read_measurements"]
+
+LEDGER = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,28 @@ class Ledger:
         run: Name of the run.
         arm: Name of the ablation arm it belongs to.
         seed: The chain's seed.
-        durable: See ``commit``.
+        write: Writes the whole file, atomically; ``commit`` to ``path`` when None.
     """
 
-    def __init__(self, path: Path, *, run: str = "", arm: str = "", seed: int = 0, durable: bool = True) -> None:
-        self.path, self.run, self.arm, self.seed, self.durable = path, run, arm, seed, durable
+    def __init__(
+        self,
+        path: Path,
+        *,
+        run: str = "",
+        arm: str = "",
+        seed: int = 0,
+        write: Callable[[bytes], object] | None = None,
+    ) -> None:
+        self.path, self.run, self.arm, self.seed = path, run, arm, seed
+        self._write = write or functools.partial(commit, path)
         self._rows: dict[tuple[int, str], tuple[Measurement, str]] = {}
         self.add(read_measurements(path))
+
+    @classmethod
+    def of_run(cls, folder: RunFolder, *, seed: int) -> Ledger:
+        """Return the ledger of a run folder, written on record."""
+        path, write = folder.root / LEDGER, functools.partial(folder.write, LEDGER)
+        return cls(path, run=folder.root.name, seed=seed, write=write)
 
     def add(self, measurements: Iterable[Measurement]) -> None:
         """Add measurements; a second one of the same generation and name replaces the first."""
@@ -69,7 +88,7 @@ class Ledger:
     def commit(self) -> None:
         """Write the file, ordered by generation."""
         ordered = sorted(self._rows.values(), key=lambda row: row[0].generation)
-        commit(self.path, "".join(line for _, line in ordered).encode(), durable=self.durable)
+        self._write("".join(line for _, line in ordered).encode())
 
     def of(self, generation: int) -> dict[str, float]:
         """Return the values measured in one generation, by name."""
@@ -78,14 +97,22 @@ class Ledger:
 
 
 def read_measurements(path: Path) -> list[Measurement]:
-    """Read a ``metrics.jsonl``; an absent file has no measurements."""
+    """Read a ``metrics.jsonl``; an absent file has no measurements.
+
+    Raises:
+        StoreError: If a line is none.
+    """
     if not path.exists():
         return []
     names = Measurement.__dataclass_fields__
     rows = []
-    for line in path.read_text().splitlines():
-        content = {name: value for name, value in json.loads(line).items() if name in names}
-        rows.append(Measurement(**{**content, "value": math.nan if content["value"] is None else content["value"]}))
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        try:
+            content = {name: value for name, value in json.loads(line).items() if name in names}
+            content["value"] = math.nan if content["value"] is None else content["value"]
+            rows.append(Measurement(**content))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise StoreError(f"{path} holds no measurement in line {number}; restore it from a backup") from None
     return rows
 
 

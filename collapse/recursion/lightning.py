@@ -7,13 +7,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.profilers import PassThroughProfiler
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from collapse.data.generation import Generation, GenerationCallback
 
 __all__ = [
+    "SPAWNED_FAILED",
     "NoProfiler",
+    "OtherProcessFailed",
     "callbacks_of",
+    "keep_off_signals",
+    "last_words",
     "load_precision_state",
     "precision_state",
     "renew_optimizers",
@@ -44,6 +50,13 @@ def tell(trainer: pl.Trainer, module: Any, hook: str, generation: Generation) ->
             getattr(callback, hook)(trainer, module, generation)
 
 
+class OtherProcessFailed(RuntimeError):
+    """This process is well, and cannot go on without another that is not."""
+
+    def __init__(self, reason: str = "its own message says why") -> None:
+        super().__init__(f"another process of this run failed; {reason}")
+
+
 @contextlib.contextmanager
 def together(trainer: pl.Trainer) -> Iterator[None]:
     """Raise on every process if the block fails on any: one that went on alone would wait for the others for ever."""
@@ -56,7 +69,27 @@ def together(trainer: pl.Trainer) -> Iterator[None]:
         if error is not None:
             raise error
     elif not trainer.strategy.reduce_boolean_decision(error is None, all=True):
-        raise error or RuntimeError("another process of this run failed; its own message says why")
+        raise _shared(error)
+
+
+def _shared(error: Exception | None) -> Exception:
+    """Return this process's error or, where it has none of its own, one that says what the first other's is."""
+    own = error is not None and not isinstance(error, OtherProcessFailed)
+    reasons: list[str | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(reasons, f"{type(error).__name__}: {error}" if own else None)
+    if error is not None and own:
+        return error
+    said = [f"process {rank} says: {reason}" for rank, reason in enumerate(reasons) if reason is not None]
+    return OtherProcessFailed(*said[:1])
+
+
+SPAWNED_FAILED = (ProcessRaisedException, ProcessExitedException)
+"""What the first process of ``ddp_spawn`` raises when another one failed or was killed."""
+
+
+def last_words(error: Exception) -> RuntimeError:
+    """Return what a spawned process failed of as one sentence: the last line of its traceback."""
+    return RuntimeError(str(error).strip().rpartition("\n")[2])
 
 
 def renew_optimizers(trainer: pl.Trainer) -> None:
@@ -73,3 +106,17 @@ def load_precision_state(trainer: pl.Trainer, state: dict[str, Any]) -> None:
     """Put a precision plugin's state back; a scaler that skipped steps must not do so to the next generation."""
     if state:
         trainer.precision_plugin.load_state_dict(state)
+
+
+def keep_off_signals(trainer: pl.Trainer) -> None:
+    """Take SIGTERM out of Lightning's hands.
+
+    Its handler starts a broadcast wherever the process happens to be, and ends the fit without a checkpoint; to learn
+    of it, all processes exchange a flag before every batch and wait for the answer.
+    """
+    trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+
+
+def _nothing() -> None:
+    pass

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
 
 from collapse.models.generative import GenerativeModule
 
-__all__ = ["define_axes", "log_epoch", "log_generation"]
+__all__ = ["define_axes", "log_epoch", "log_generation", "log_measurements"]
 
 
 def define_axes(trainer: pl.Trainer) -> None:
@@ -39,8 +39,12 @@ def log_epoch(trainer: pl.Trainer, module: Any) -> dict[str, float]:
 
 def log_generation(trainer: pl.Trainer, generation: int, values: Mapping[str, float]) -> None:
     """Send one generation's measurements to every logger."""
-    content = {f"gen/{name}": value for name, value in values.items()}
-    content.update(generation=generation, lifetime_step=trainer.global_step)
     for logger in trainer.loggers:
-        # The step Lightning logs the end of an epoch at: that of its last batch. One more, and the axis runs backwards.
-        logger.log_metrics(content, step=max(0, trainer.global_step - 1))
+        log_measurements(logger, generation, values, steps=trainer.global_step)
+
+
+def log_measurements(logger: Logger, generation: int, values: Mapping[str, Any], *, steps: int) -> None:
+    """Send what belongs to a generation that ended after ``steps`` steps of the chain to one logger, as ``gen/...``."""
+    content = {f"gen/{name}": value for name, value in values.items()} | {"generation": generation}
+    # The step Lightning logs the end of an epoch at: that of its last batch. One more, and the axis runs backwards.
+    logger.log_metrics({**content, "lifetime_step": steps}, step=max(0, steps - 1))

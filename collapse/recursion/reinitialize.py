@@ -11,6 +11,7 @@ from torch import nn
 
 from collapse.arguments import Remembers
 from collapse.models.estimators import Estimator
+from collapse.models.sharding import assign
 from collapse.seeding import Stream, key, keyed_rng
 
 __all__ = ["INITIALIZATIONS", "check_initialization", "reinitialize", "twin_of"]
@@ -85,7 +86,7 @@ def _made_again(module: pl.LightningModule) -> pl.LightningModule:
 def reinitialize(module: pl.LightningModule, *, seed: int, generation: int, initialization: str) -> None:
     """Give ``module`` the weights and buffers a generation starts from, in place.
 
-    In place because optimizers, DDP's reducer and compiled graphs all hold these very tensors.
+    In place because optimizers, DDP's reducer, FSDP and compiled graphs all hold these very tensors.
 
     Args:
         module: The module in training.
@@ -102,7 +103,5 @@ def reinitialize(module: pl.LightningModule, *, seed: int, generation: int, init
     fresh = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
     with torch.no_grad():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if tensor.shape != fresh[name].shape:
-                tensor.resize_(fresh[name].shape)
-            tensor.copy_(fresh[name])
+            assign(tensor, fresh[name])
     module.zero_grad(set_to_none=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import Tensor
 
 from collapse.data.generation import Generation
 from collapse.data.loading import TrainingSet
@@ -17,11 +16,13 @@ from collapse.data.store import GenerationStore
 from collapse.mitigations.mitigation import Mitigation
 from collapse.mitigations.stack import MitigationStack
 from collapse.models.generative import GenerativeModule
+from collapse.models.sharding import full_state
+from collapse.recursion.agreement import agree_on_gold, verify_pools
 from collapse.recursion.checks import check_budget, check_loader, check_module, check_trainer, generations_kept
-from collapse.recursion.composition import compose
+from collapse.recursion.composition import compose, recorded
 from collapse.recursion.early_stopping import GenerationEarlyStopping
 from collapse.recursion.harvest import harvest
-from collapse.recursion.identity import claim_folder, identity_of
+from collapse.recursion.identity import claim_folder
 from collapse.recursion.ledger import Ledger
 from collapse.recursion.lightning import (
     callbacks_of,
@@ -32,8 +33,10 @@ from collapse.recursion.lightning import (
     together,
 )
 from collapse.recursion.logging import define_axes, log_epoch, log_generation
+from collapse.recursion.nonfinite import LossWatch
+from collapse.recursion.observing import SharedSampler, observe
+from collapse.recursion.position import Position
 from collapse.recursion.reinitialize import check_initialization, reinitialize
-from collapse.recursion.sampling import sample_rows
 from collapse.seeding import Clock, Stream, reseed
 
 __all__ = ["RecursiveTrainer"]
@@ -90,13 +93,12 @@ class RecursiveTrainer(pl.Callback):
         self._replicates: int | None = None
         self._means: dict[str, float] = {}
         self._scale: dict[str, Any] = {}
+        self._config, self._watch = "", LossWatch()
         self._start_over()
 
     def _start_over(self) -> None:
         self.clock.turn_to(0)
-        self.manifests: list[Manifest] = []
-        self.pending: Manifest | None = None
-        self._epochs_ended = self._first_step = 0
+        self._at = Position()
         self._composed: Generation | None = None
 
     @property
@@ -112,7 +114,7 @@ class RecursiveTrainer(pl.Callback):
 
     def upcoming(self) -> TrainingSet:
         """Return the training set of the next epoch; what the data module asks for."""
-        turning = self.pending is not None and self.generation + 1 < self.generations
+        turning = self._at.pending is not None and self.generation + 1 < self.generations
         generation = self.compose(self.generation + turning)
         assert generation.rows is not None
         return TrainingSet(
@@ -127,13 +129,10 @@ class RecursiveTrainer(pl.Callback):
     def compose(self, index: int) -> Generation:
         """Return generation ``index`` with its training set; composed once."""
         if self._composed is None or self._composed.index != index:
-            pool = self.store.pool(self._known()[: index + 1])
+            pool = self.store.pool(self._at.known[: index + 1])
             generation = Generation(index, self.generations, self.seed, self.samples_per_generation, pool)
             self._composed = compose(generation, self.stack, self._replicates)
         return self._composed
-
-    def _known(self) -> list[Manifest]:
-        return self.manifests if self.pending is None else [*self.manifests, self.pending]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check everything that can be checked before any compute, write gold, start from the keyed initialization."""
@@ -147,11 +146,9 @@ class RecursiveTrainer(pl.Callback):
         self._start_over()  # a checkpoint's state is loaded after this
         with together(trainer):
             if trainer.is_global_zero:
-                gold = self.store.write_gold(data.gold(), facts={"data": data.describe()})
-                claim_folder(self.store, identity_of(self, pl_module, data, trainer, gold.digest))
-        self.manifests = [self.store.manifest(0)]
-        path, durable = self.store.root / "metrics.jsonl", self.store.durable
-        self.ledger = Ledger(path, run=self.store.root.name, seed=self.seed, durable=durable)
+                self._config = claim_folder(self, pl_module, data, trainer)
+        self._at.manifests = [agree_on_gold(trainer, self.store, data)]
+        self.ledger = Ledger.of_run(self.store, seed=self.seed)
         for mitigation in mitigations:
             mitigation.engaged = True
         data.attach(self, pl_module)
@@ -161,19 +158,20 @@ class RecursiveTrainer(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Verify the pools, which may have changed while the run was down; remember the loss scale of a fresh start."""
-        self._verify(trainer, self._known())
+        verify_pools(trainer, self.store, self._at.known)
         self._scale = precision_state(trainer)  # the scaler's checkpointed state is restored after this
         define_axes(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Begin generation 0, or take up where a checkpoint left off."""
         check_loader(trainer)
+        verify_pools(trainer, self.store, self._at.known)  # again: sharded weights are restored after on_fit_start
         if isinstance(pl_module, GenerativeModule):
             pl_module.training_facts = self.compose(self.generation).training_facts
-        self.ledger.restart(self.generation + (self.pending is not None))
-        if self.pending is not None and self.generation + 1 >= self.generations:
+        self.ledger.restart(self.generation + (self._at.pending is not None))
+        if self._at.pending is not None and self.generation + 1 >= self.generations:
             trainer.should_stop = True  # a finished chain, resumed
-        elif trainer.current_epoch > self._epochs_ended:
+        elif trainer.current_epoch > self._at.epochs_ended:
             # Another callback's checkpoint of an epoch's last batch: Lightning went on to the next epoch without the
             # hooks at the end of this one.
             self._end_epoch(trainer, pl_module)
@@ -192,6 +190,11 @@ class RecursiveTrainer(pl.Callback):
             self.clock.batch = batch_idx
             reseed(self.clock.key(Stream.STEP, trainer.global_rank))
 
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop at a loss that is no number, unless a loss scale is there to deal with it."""
+        if not self._scale:
+            self._watch.see(self.clock, outputs, batch, batch_idx)
+
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed a validation loop, so that it cannot shift training."""
         reseed(self.clock.key(Stream.VALIDATE, trainer.global_rank))
@@ -202,30 +205,27 @@ class RecursiveTrainer(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave the module an ordinary one: what trains it next must not be seeded by this chain."""
+        self.store.lock.release()
         if isinstance(pl_module, GenerativeModule):
             pl_module.detach()
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Let go of the run folder: another process may continue the chain."""
+        self.store.lock.release()
+
     def state_dict(self) -> dict[str, Any]:
-        """Plain values only: a checkpoint loads without unpickling objects. The pools are on disk."""
-        return {
-            "generation": self.generation,
-            "epoch": self.clock.epoch,
-            "epochs_ended": self._epochs_ended,
-            "first_step": self._first_step,
-            "manifests": [manifest.to_dict() for manifest in self.manifests],
-            "pending": None if self.pending is None else self.pending.to_dict(),
-        }
+        """Return where the chain stands, unless a loss is no number, of which no checkpoint must be made."""
+        self._watch.settle()
+        return self._at.to_dict(self.clock)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Inverse of ``state_dict``."""
-        self.clock.generation, self.clock.epoch = state_dict["generation"], state_dict["epoch"]
-        self._epochs_ended, self._first_step = state_dict["epochs_ended"], state_dict["first_step"]
-        self.manifests = [Manifest.from_dict(manifest) for manifest in state_dict["manifests"]]
-        self.pending = None if state_dict["pending"] is None else Manifest.from_dict(state_dict["pending"])
+        self._at = Position.from_dict(state_dict, self.clock)
         self._composed = None
 
     def _end_epoch(self, trainer: pl.Trainer, module: Any) -> None:
-        self._epochs_ended += 1
+        self._watch.settle()
+        self._at.epochs_ended += 1
         self.clock.epoch += 1
         self._means = log_epoch(trainer, module)
         stoppers = [callback for callback in callbacks_of(trainer) if isinstance(callback, GenerationEarlyStopping)]
@@ -235,39 +235,44 @@ class RecursiveTrainer(pl.Callback):
         generation = self.compose(self.generation)
         self.stack.finalize(module, generation)
         with together(trainer):
-            if generation.index in self.kept and trainer.is_global_zero:
-                self.store.write_state(generation.index, module.state_dict())
-        self.pending = harvest(
+            if trainer.is_global_zero and generation.rows is not None:
+                self.store.write_training_set(generation.index, generation.rows)
+            if generation.index in self.kept and (state := full_state(module, keep=trainer.is_global_zero)) is not None:
+                self.store.write_state(generation.index, state)
+        self._at.pending = harvest(
             trainer,
             module,
             generation,
             store=self.store,
             stack=self.stack,
             chunk_size=self.chunk_size,
-            parent=self.manifests[-1].digest,
-            facts={"steps": trainer.global_step - self._first_step, "epochs": self.clock.epoch},
+            parent=self._at.manifests[-1].digest,
+            config=self._config,
+            facts={"steps": trainer.global_step - self._at.first_step, "epochs": self.clock.epoch},
         )
-        self._verify(trainer, [self.pending])
-        self._measure(trainer, module, generation, self.pending)
+        verify_pools(trainer, self.store, [self._at.pending])
+        self._measure(trainer, module, generation, self._at.pending)
         if self.generation + 1 >= self.generations:
             trainer.should_stop = True
 
     def _measure(self, trainer: pl.Trainer, module: Any, generation: Generation, deposit: Manifest) -> None:
         """Let observers see the trained model and its deposit, and commit what they measured."""
-        sampler = self.stack.sampler(module)
-
-        def sample(rows: int, stream: Stream) -> Tensor:
-            return sample_rows(module, sampler, rows, (self.seed, stream, generation.index), self.chunk_size)
-
+        sampler, address = self.stack.sampler(module), (self.seed, generation.index)
+        sample = SharedSampler(trainer, module, sampler, address=address, chunk_size=self.chunk_size)
         seen = dataclasses.replace(
-            generation, sample=sample, deposit=self.store.pool([deposit]), measured={}, recorder=self.ledger.record
+            generation,
+            sample=sample,
+            deposit=self.store.pool([deposit]),
+            measured={},
+            recorder=self.ledger.record,
+            writer=self.store.write if trainer.is_global_zero else None,
         )
         facts = generation.facts or {}
-        known = {name: facts[name] for name in ("real_fraction", "effective_size")} | self._means
+        known = recorded(facts) | self._means
         for name, value in known.items():
             seen.record(name, value, n=facts["rows"])
         with together(trainer):
-            tell(trainer, module, "on_generation_end", seen)
+            observe(trainer, module, seen, sample)
             if trainer.is_global_zero:
                 self.ledger.commit()
                 log_generation(trainer, generation.index, self.ledger.of(generation.index))
@@ -275,10 +280,10 @@ class RecursiveTrainer(pl.Callback):
 
     def _turn(self, trainer: pl.Trainer, module: Any) -> None:
         """Make the pending pool the one in training: verify, renew everything a generation owns, and flip last."""
-        if self.pending is None:
+        if self._at.pending is None:
             return
-        manifests = self._known()
-        self._verify(trainer, manifests)
+        manifests = self._at.known
+        verify_pools(trainer, self.store, manifests)
         generation = self.compose(self.generation + 1)
         if isinstance(module, GenerativeModule):
             module.clock = Clock(self.seed, generation.index)  # what configure_optimizers sees; ours flips last
@@ -288,13 +293,7 @@ class RecursiveTrainer(pl.Callback):
         renew_optimizers(trainer)
         load_precision_state(trainer, self._scale)
         self.clock.turn_to(generation.index)
-        self.manifests, self.pending, self._first_step = manifests, None, trainer.global_step
+        self._at = Position(manifests, None, self._at.epochs_ended, trainer.global_step)
         if isinstance(module, GenerativeModule):
             module.clock = self.clock
         tell(trainer, module, "on_generation_start", generation)
-
-    def _verify(self, trainer: pl.Trainer, manifests: list[Manifest]) -> None:
-        with together(trainer):
-            if trainer.local_rank == 0:  # once per node: it also finds out that a node does not see the files
-                for manifest in manifests:
-                    self.store.verify(manifest)

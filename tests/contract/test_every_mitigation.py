@@ -11,13 +11,17 @@ import pytest
 import pytorch_lightning as pl
 
 import collapse.mitigations
-from collapse.data import RingOfGaussians
+from collapse.data import Origin, RingOfGaussians, Samples
 from collapse.mitigations import (
     EMA,
+    Admit,
     AnchorReplay,
     DataAccumulation,
     Mitigation,
     NoEffectWarning,
+    OutlierFilter,
+    PoolGate,
+    ProtectedStrata,
     RealOnly,
     Replace,
     SIGReg,
@@ -27,6 +31,7 @@ from collapse.mitigations import (
 from collapse.mitigations.mitigation import HOOKS
 from collapse.models import VAE
 from collapse.recursion import run_chain
+from collapse.seeding import generator
 
 
 class Row(NamedTuple):
@@ -76,6 +81,28 @@ TABLE = {
             ({"fraction": 0.1, "rows": "fixd"}, "did you mean 'fixed'"),
         ],
     ),
+    Admit: Row(
+        [Admit(), Admit("unknown", from_generation=0)],
+        neutral=[Admit("synthetic")],
+        misuse=[
+            ({"origin": "real"}, "origin='real' needs no admission"),
+            ({"origin": "unknwon"}, "did you mean 'unknown'"),
+            ({"from_generation": -1}, "from_generation must be at least 0, got -1"),
+        ],
+    ),
+    ProtectedStrata: Row(
+        [ProtectedStrata(0.1), ProtectedStrata(0.05, "class", quota=3), ProtectedStrata(share=0.2, k=9)],
+        neutral=[ProtectedStrata(0.0), ProtectedStrata(0, by="token")],
+        misuse=[
+            ({"share": 1.1}, r"share must lie in \[0, 1\] or be None, got 1.1"),
+            ({"share": 0.1, "by": "densty"}, "did you mean 'density'"),
+            ({"share": 0.1, "quota": 0}, "quota must be at least 1"),
+            ({"share": 0.1, "by": "class", "k": 3}, "goes with by='density' alone"),
+            ({"share": None, "by": "class"}, "give the share of gold to protect"),
+            ({"share": None, "by": lambda gold: gold.y == 1}, "does not say which function it is"),
+            ({"share": 0.1, "by": 3}, "by must be one of"),
+        ],
+    ),
     WeightedLikelihood: Row(
         [WeightedLikelihood(0.8), WeightedLikelihood(share=0.0)],
         beside=[DataAccumulation()],
@@ -99,6 +126,23 @@ TABLE = {
         neutral=[EMA(0.0)],
         misuse=[({"decay": 1.0}, r"decay must lie in \[0, 1\), got 1.0"), ({"decay": -0.5}, "decay must lie in")],
     ),
+    OutlierFilter: Row(  # so short a chain samples the middle of the ring: nearer than the other modes, if nothing else
+        [OutlierFilter(0.05, neighbors=60), OutlierFilter(rate=0.02, neighbors=55, max_gold=80)],
+        neutral=[OutlierFilter(0.0), OutlierFilter(0, neighbors=1)],
+        misuse=[
+            ({"rate": 1.0}, r"rate must lie in \[0, 1\), got 1.0"),
+            ({"neighbors": 0}, "neighbors must be at least 1"),
+            ({"neighbors": 9, "max_gold": 9}, "max_gold must be more than neighbors, got 9 and 9"),
+        ],
+    ),
+    PoolGate: Row(
+        [],
+        neutral=[PoolGate(0.0), PoolGate(0, max_rows=50)],
+        misuse=[
+            ({"false_alarm": 0.6}, r"false_alarm must lie in \[0, 0.5\], got 0.6"),
+            ({"max_rows": 2}, "max_rows must be at least 3"),
+        ],
+    ),
 }
 
 EXPORTED = [getattr(collapse.mitigations, name) for name in collapse.mitigations.__all__]
@@ -113,10 +157,17 @@ def again(mitigation):
     return eval(repr(mitigation), {**vars(collapse.mitigations)})
 
 
+class ScrapedRing(RingOfGaussians):
+    """A ring that came with rows that nobody declared."""
+
+    def held(self):
+        return {Origin.UNKNOWN: Samples(3 * self.draw(20, generator(7)).x)}
+
+
 def chain_of(*mitigations, **settings):
     defaults = {"generations": 3, "samples_per_generation": 48, "epochs_per_generation": 2, "evaluate": False}
     model = VAE((2,), 2, hidden=16, likelihood="gaussian", scale=0.3)
-    data = RingOfGaussians(4, rows=100, reference_rows=8, batch_size=16)
+    data = ScrapedRing(4, rows=100, reference_rows=8, batch_size=16)
     return run_chain(model, data, mitigations=mitigations, **{**defaults, **settings})
 
 

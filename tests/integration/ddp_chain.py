@@ -80,8 +80,8 @@ def frozen_options():
     }
 
 
-def chain(folder, module, data, *, world=2, **options):
-    strategy = "ddp" if world > 1 else "auto"
+def chain(folder, module, data, *, world=2, strategy="ddp", **options):
+    strategy = strategy if world > 1 else "auto"
     run = run_chain(module, data, store=folder, accelerator="cpu", devices=world, strategy=strategy, **options)
     return {
         "weights": state_digest(module.state_dict()),
@@ -214,13 +214,13 @@ def case_killed(folder, rank):
     return case_whole(folder, rank, Killer())
 
 
-def main(folder, *cases):
+def main(table, folder, *cases):
     rank = int(os.environ["RANK"])
     for case in cases:
         root, _, name = case.lstrip("?").rpartition("=")
         file, begun = folder / f"{case.lstrip('?')}.rank{rank}.json", time.monotonic()
         try:
-            found = globals()[f"case_{name}"](folder / (root or name) / "run", rank)
+            found = table[f"case_{name}"](folder / (root or name) / "run", rank)
         except Exception as error:
             file.write_text(json.dumps({"error": f"{type(error).__name__}: {error}"}))
             if not case.startswith("?"):
@@ -230,4 +230,4 @@ def main(folder, *cases):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(globals(), Path(sys.argv[1]), *sys.argv[2:])

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from wandb_reader import history, items, of_kind, records
+from wandb_reader import of_kind
 
 from collapse.cli import main
+from collapse.config.wandb_file import set_items, wandb_history
 
 COLLAPSE = Path(sys.executable).with_name("collapse")
 COMMANDS = sorted(main.commands)
@@ -146,8 +147,9 @@ def snapshot(folder):
 
 
 def results(folder):
-    """What a run computed: digest by name. Checkpoints, which hold paths, aside."""
-    return {name: digest for name, (_, digest) in snapshot(folder).items() if not name.startswith("checkpoints/")}
+    """What a run computed: digest by name. Checkpoints, which hold paths, and what tells of the processes, aside."""
+    aside = ("checkpoints/", "journal.jsonl", "lock")
+    return {name: digest for name, (_, digest) in snapshot(folder).items() if not name.startswith(aside)}
 
 
 def measured(folder):
@@ -179,7 +181,7 @@ def test_help_imports_nothing_heavy(command):
     assert not imported & {"torch", "pytorch_lightning", "numpy", "omegaconf", "wandb", "rich", "sklearn"}
     assert f"Usage: collapse {command or '[OPTIONS]'}" in done.stdout
     if command is None:
-        listed = re.findall(r"^  (\w+)  ", done.stdout.partition("Commands:")[2], re.MULTILINE)
+        listed = re.findall(r"^  ([\w-]+)  ", done.stdout.partition("Commands:")[2], re.MULTILINE)
         assert listed == COMMANDS
         assert {"config", "list", "resume", "run"} <= set(listed)
 
@@ -261,11 +263,12 @@ def test_what_a_run_folder_holds(finished):
     deposits = {f"generations/gen_{index:03d}/manifest.json" for index in range(4)}
     weights = {f"weights/gen_{index:03d}.pt" for index in range(3)}
     figures = {f"figures/samples_gen_{index:03d}.png" for index in range(3)}
-    named = {"config.yaml", "environment.json", "run.json", "metrics.jsonl"}
-    assert named | deposits | weights | figures <= files
+    training = {f"training/gen_{index:03d}.npy" for index in range(3)}
+    named = {"config.yaml", "environment.json", "run.json", "metrics.jsonl", "journal.jsonl", "lock"}
+    assert named | deposits | weights | figures | training <= files
     assert [name for name in files if name.startswith("checkpoints/")] == ["checkpoints/epoch-000002.ckpt"]
     rest = {name for name in files if not name.startswith(("generations/", "checkpoints/", "wandb/"))}
-    assert rest == named | weights | figures
+    assert rest == named | weights | figures | training
     assert not [name for name in files if ".tmp" in name]
 
     loaded = load(None, finished.arguments[1:])
@@ -295,7 +298,7 @@ def test_the_record_of_a_run(finished):
 
 def test_nothing_is_written_outside_of_the_run_folder_and_the_cache(finished):
     assert {path.name for path in finished.folder.iterdir()} == {"home", "cache", "runs"}
-    assert [path.name for path in (finished.folder / "runs").iterdir()] == [finished.root.name]
+    assert {path.name for path in (finished.folder / "runs").iterdir()} == {finished.root.name, ".gold"}
     cached = [path.name for path in (finished.folder / "cache").iterdir()]
     assert len(cached) == 1
     assert re.fullmatch(r"classifier-[0-9a-f]{8}\.pt", cached[0])
@@ -306,15 +309,16 @@ def test_weights_and_biases_holds_one_run(finished):
     paths = list(finished.root.glob("wandb/**/*.wandb"))
     assert len(paths) == 1
     (run,) = of_kind(paths[0], "run")
-    digest = finished.root.name[:8]
-    assert (run.run_id, run.display_name) == (f"{digest}-0", finished.root.name)
+    assert run.run_id == (finished.root / "wandb" / "id").read_text().strip()
+    assert re.fullmatch(rf"{finished.root.name}-[0-9a-f]{{8}}", run.run_id)
+    assert run.display_name == finished.root.name
     assert (run.project, run.run_group, run.job_type) == ("collapse", "study", "recursive")
     assert list(run.tags) == ["a", "b", "VAE", "Digits", "AnchorReplay"]
-    config = items(run.config.update)
+    config = set_items({}, run.config.update)
     assert config["data"] == {"name": "Digits", "batch_size": 128}
     assert config["mitigations"] == [{"AnchorReplay": {"fraction": 0.1}}]
     assert (config["generations"], config["seed"]) == (3, 0)
-    assert [record.exit.exit_code for record in records(paths[0]) if record.WhichOneof("record_type") == "exit"] == [0]
+    assert [ended.exit_code for ended in of_kind(paths[0], "exit")] == [0]
 
 
 def test_weights_and_biases_knows_the_axes(finished):
@@ -326,22 +330,22 @@ def test_weights_and_biases_knows_the_axes(finished):
 
 def test_weights_and_biases_shows_what_the_record_says(finished):
     (path,) = finished.root.glob("wandb/**/*.wandb")
-    rows, values = history(path), measured(finished.root)
+    rows, values = wandb_history(path), measured(finished.root)
     generations = [row for row in rows if "gen/coverage" in row]
     assert [row["generation"] for row in generations] == [0, 1, 2]
     assert [row["lifetime_step"] for row in generations] == [20, 40, 60]
     for row in generations:
         logged = {name.removeprefix("gen/"): value for name, value in row.items() if name.startswith("gen/")}
         assert logged == values[row["generation"]]
-    images = [row for row in rows if "gen/samples.captions" in row]
-    assert [row["gen/samples.captions"] for row in images] == [[f"generation {index}"] for index in range(3)]
+    images = [row for row in rows if "gen/samples" in row]
+    assert [row["gen/samples"]["captions"] for row in images] == [[f"generation {index}"] for index in range(3)]
     assert [row["generation"] for row in images] == [0, 1, 2]
 
 
 def test_weights_and_biases_never_goes_back_a_step(finished):
     (path,) = finished.root.glob("wandb/**/*.wandb")
-    steps = [row["trainer/global_step"] for row in history(path)]
-    assert len(steps) == 9  # an image, the measurements and Lightning's own row of every generation
+    steps = [row["trainer/global_step"] for row in wandb_history(path)]
+    assert len(steps) == 12  # an image, the measurements, their table and Lightning's own row of every generation
     assert steps == sorted(steps)
 
 
@@ -542,7 +546,7 @@ def test_a_model_that_blows_up(shell, tmp_path):
     ended = shell(tmp_path, *arguments, COLLAPSE_TRACEBACK="1")
     assert ended.code == 1
     assert ended.err.splitlines()[0] == "Traceback (most recent call last):"
-    assert ended.err.splitlines()[-1].startswith("FloatingPointError: ")
+    assert "NonFiniteLossError: the loss of batch 1 in epoch 0 of generation 0 is" in ended.err.splitlines()[-1]
 
 
 def until(condition, seconds=30):
@@ -562,14 +566,22 @@ def undisturbed_long(shell, tmp_path_factory):
     return results(folder / "run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_an_interrupted_run_says_so_and_resumes_to_the_same_bytes(shell, tmp_path, undisturbed_long, number):
+ENDS = [
+    (signal.SIGINT, 1, "interrupted; `collapse resume RUN` continues the chain"),
+    (signal.SIGTERM, 75, "stopped after step [0-9]+, as a signal asked; `collapse resume run`, or the same command"),
+]
+
+
+@pytest.mark.parametrize(("number", "code", "sentence"), ENDS, ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_says_so_and_resumes_to_the_same_bytes(
+    shell, tmp_path, undisturbed_long, number, code, sentence
+):
     process = shell.start(tmp_path, "run", *LONG)
     until(lambda: (tmp_path / "run/metrics.jsonl").exists())
     os.kill(process, number)
     ended = shell.wait()
-    assert (ended.code, ended.out) == (1, "")
-    assert ended.sentence == "interrupted; `collapse resume RUN` continues the chain"
+    assert (ended.code, ended.out) == (code, "")
+    assert re.match(sentence, ended.sentence)
     assert set(measured(tmp_path / "run")) < {0, 1, 2}
     assert shell(tmp_path, "resume", "run").code == 0
     assert results(tmp_path / "run") == undisturbed_long

@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from collapse.data.generation import GenerationCallback
+from collapse.data.manifest import Manifest
 from collapse.mitigations import EMA, AnchorReplay, DataAccumulation, SIGReg
 from collapse.models import GenerativeModule
 from collapse.recursion import GenerationEarlyStopping, RecursiveTrainer, run_chain
@@ -148,7 +149,7 @@ def test_a_checkpoint_at_a_generations_end_holds_the_trained_weights_and_the_pen
         assert digests[end] == record.digests["weights"] == state_digest(run.chain.state(generation))
         assert digests[middle] not in {other.digests["weights"] for other in run.chain.records}
         assert states[middle]["pending"] is None
-        assert states[end]["pending"]["digest"] == record.digests["pool"]
+        assert Manifest.from_dict(states[end]["pending"]).content == record.digests["pool"]
         assert states[end]["pending"]["facts"]["model"]["weights"] == digests[end]
         assert [manifest["generation"] for manifest in states[end]["manifests"]] == list(range(generation + 1))
         assert states[end]["generation"] == generation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import ClassVar
 
 import pytest
@@ -24,6 +25,7 @@ from collapse import (
 from collapse.callbacks.evaluation import IdentityFeatures
 from collapse.config import ConfigError, load
 from collapse.config import execute as execution
+from collapse.data import lock
 from collapse.data.manifest import Manifest
 from collapse.data.store import GenerationStore, StoreError
 from collapse.mitigations import MitigationStack
@@ -68,7 +70,7 @@ def test_a_lost_manifest_is_noticed(tmp_path):
     chain(tmp_path)
     manifest = tmp_path / "generations" / "gen_001" / "manifest.json"
     manifest.unlink()
-    with pytest.raises(StoreError, match=r"gen_001.manifest\.json does not exist"):
+    with pytest.raises(StoreError, match=r"gen_001.manifest\.json is missing"):
         chain(tmp_path)
 
 
@@ -77,8 +79,21 @@ def test_a_manifest_of_another_pool_is_noticed(tmp_path):
     chain(tmp_path / "b", seed=1)
     folder = "generations/gen_001"
     (tmp_path / "a" / folder / "manifest.json").write_bytes((tmp_path / "b" / folder / "manifest.json").read_bytes())
-    with pytest.raises(StoreError, match="gen_001 holds another pool than the one this run was working with"):
+    with pytest.raises(StoreError, match=r"gen_001.manifest\.json has other bytes than journal"):
         chain(tmp_path / "a")
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path, monkeypatch):
+    chain(tmp_path)
+    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    holder = lock.RunLock(tmp_path)
+    holder.acquire()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(lock.LockedError, match=rf"is in use by process {os.getpid()} on .*; wait until it ends"):
+        chain(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    holder.release()
+    assert len(chain(tmp_path).records) > 0
 
 
 def test_there_is_no_chain_where_there_is_none(tmp_path):

@@ -15,8 +15,11 @@ import pytest
 import torch
 
 from collapse.data.files import MappedArray
+from collapse.data.journal import JOURNAL
+from collapse.data.lock import LOCK
 from collapse.data.store import GenerationStore
 from collapse.recursion import AtomicCheckpointIO, newest_checkpoint
+from collapse.recursion.verification import faults
 
 CHILD = Path(__file__).with_name("killable_chain.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -76,11 +79,12 @@ def children(tmp_path_factory):
 
 
 def files(root):
-    """Everything a run leaves, checkpoints aside: digest by name; every name is there, temporary ones too."""
+    """Everything a run leaves but checkpoints, journal and lock, which tell of the kills: digest by name, temporary
+    ones too."""
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.parent.name != "checkpoints"
+        if path.is_file() and path.parent.name != "checkpoints" and path.name not in (JOURNAL, LOCK)
     }
 
 
@@ -107,6 +111,12 @@ def check_equal(root, reference):
     assert {name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)} == set()
     assert same(state(root), state(reference))
     assert not list(root.rglob("*.tmp*"))
+    check_intact(root)
+
+
+def check_intact(root):
+    """A kill is no fault: what it leaves is what the journal says, and verification can tell."""
+    assert list(faults(GenerationStore(root))) == []
 
 
 def check_resume(children, config, root, *points, of=None):
@@ -114,6 +124,7 @@ def check_resume(children, config, root, *points, of=None):
     reference, total = children.reference(of or config)
     for point in points:
         children.kill(config, root, point)
+        check_intact(root)
     newest = newest_checkpoint(root)
     begun = torch.load(newest, weights_only=True)["global_step"] if newest else 0
     trained = children.finish(config, root)
@@ -207,6 +218,7 @@ def test_a_run_killed_again_and_again(children, root, config, points):
     check_resume(children, config, root, *points)
 
 
+@pytest.mark.slow
 def test_in_interpreters_of_its_own(children, root):
     """What the other tests fork: two processes that share nothing."""
     command = [sys.executable, CHILD, "plain", root]
@@ -230,10 +242,13 @@ def test_in_interpreters_of_its_own(children, root):
 )
 def test_a_finished_run_is_left_as_it_is(children, config):
     reference, total = children.reference(config)
-    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in reference.rglob("*")}
-    content = files(reference)
+
+    def stamps():
+        return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in reference.rglob("*") if p.name != LOCK}
+
+    before, content = stamps(), files(reference)
     assert children.finish(config, reference) == 0 < total
-    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in reference.rglob("*")} == before
+    assert stamps() == before
     assert files(reference) == content
 
 
@@ -260,19 +275,30 @@ def marker(tmp_path):
     assert not folder.exists()
 
 
+def check_refused(children, root, sentence):
+    """The chain does not start, says why, and leaves everything as it is."""
+    before = files(root)
+    code, _ = children.run("plain", root)
+    assert code == 1
+    assert sentence in children.output
+    assert files(root) == before
+
+
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
-def test_a_truncated_checkpoint_is_passed_over(children, root, share):
+def test_a_truncated_checkpoint_is_refused(children, root, share):
+    """Passed over it would cost a generation, in silence; it cannot come of a crash."""
     children.kill("plain", root, "checkpoint:4")
-    newest, older = (root / "checkpoints" / f"epoch-{epoch:06d}.ckpt" for epoch in (3, 2))
+    newest = root / "checkpoints" / "epoch-000003.ckpt"
     assert newest_checkpoint(root) == newest
-    newest.write_bytes(newest.read_bytes()[: int(share * newest.stat().st_size)])
-    assert newest_checkpoint(root) == older
-    assert children.finish("plain", root) == 15
-    check_equal(root, children.reference("plain")[0])
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[: int(share * len(whole))])
+    check_refused(children, root, "epoch-000003.ckpt has other bytes than journal.jsonl says")
+    newest.write_bytes(whole)
+    check_resume(children, "plain", root)
 
 
 @pytest.mark.parametrize("archive", [True, False], ids=["zip", "plain pickle"])
-def test_a_checkpoint_with_a_pickle_in_it_is_passed_over_and_not_executed(children, root, marker, archive):
+def test_a_checkpoint_with_a_pickle_in_it_is_refused_and_not_executed(children, root, marker, archive):
     children.kill("plain", root, "step:13")
     evil = root / "checkpoints" / "epoch-000099.ckpt"
     content = torch.load(newest_checkpoint(root), weights_only=True)
@@ -282,9 +308,9 @@ def test_a_checkpoint_with_a_pickle_in_it_is_passed_over_and_not_executed(childr
     else:
         evil.write_bytes(pickle.dumps(content))
     assert newest_checkpoint(root).name == "epoch-000001.ckpt"
-    assert children.finish("plain", root) == 20
-    assert not evil.exists(), "superseded by the next checkpoint"
-    check_equal(root, children.reference("plain")[0])
+    check_refused(children, root, "epoch-000099.ckpt is in no manifest and not in journal.jsonl")
+    evil.unlink()
+    check_resume(children, "plain", root)
 
 
 def test_readers_refuse_pickles(tmp_path, marker):

@@ -25,13 +25,13 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def torchrun(folder, *cases, timeout=120):
+def torchrun(folder, *cases, timeout=120, child=CHILD):
     """Run cases on two processes; return the launcher's result and what each process wrote, by case."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2"]
     address = ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLLAPSE_CACHE": str(folder)}
     result = subprocess.run(
-        [*launcher, *address, CHILD, folder, *cases],
+        [*launcher, *address, child, folder, *cases],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -64,9 +64,10 @@ def manifests(root):
 
 
 def untrained(record):
-    """Leave out the losses: their noise is keyed by the process."""
+    """Leave out the losses, whose noise is keyed by the process, and the manifests, which name the run's config."""
     digests, counts, metrics, *rest = record
-    return [digests, counts, {name: value for name, value in metrics.items() if not name.startswith("train/")}, *rest]
+    measured = {name: value for name, value in metrics.items() if not name.startswith("train/")}
+    return [digests["weights"], digests["training_set"], counts, measured, *rest]
 
 
 # The chain of one process
@@ -83,10 +84,13 @@ def test_equal_weights_make_the_pools_of_one_process(two, tmp_path):
     kinds = ("generations/*/*", "weights/*")
     expected, found = bytes_of(tmp_path / "run", *kinds), bytes_of(root, *kinds)
     assert len(expected) == 2 + 1 + 3 * (3 * 2 + 1) + 3  # gold; three pools of three chunks; weights
-    assert {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)} == set()
+    changed = {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)}
+    assert changed == {f"generations/gen_00{index}/manifest.json" for index in (1, 2, 3)}
     runs = [json.loads((folder / "run.json").read_text()) for folder in (tmp_path / "run", root)]
     assert {name for name in runs[0] if runs[0][name] != runs[1][name]} == {"processes"}
-    assert [manifest["digest"] for manifest in manifests(root)] == [m["digest"] for m in manifests(tmp_path / "run")]
+    for manifest, other in zip(manifests(root), manifests(tmp_path / "run"), strict=True):
+        assert {name for name in manifest if manifest[name] != other[name]} <= {"config", "parent", "digest"}
+        assert manifest["files"] == other["files"]
     for rank in two["frozen"]:
         assert rank["weights"] == one["weights"]
         assert [untrained(record) for record in rank["records"]] == [untrained(record) for record in one["records"]]
@@ -127,7 +131,7 @@ def test_an_epoch_visits_every_row_once(two):
 
 def test_there_is_one_record(two):
     root = two["folder"] / "guarded" / "run"
-    assert [path.name for path in root.rglob("*.jsonl")] == ["metrics.jsonl"]
+    assert sorted(path.name for path in root.rglob("*.jsonl")) == ["journal.jsonl", "metrics.jsonl"]
     rows = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
     keys = [(row["generation"], row["name"]) for row in rows]
     assert len(set(keys)) == len(keys)
@@ -195,7 +199,8 @@ def test_a_failure_on_one_process_ends_both_with_a_sentence(tmp_path):
         assert rank["error"].startswith("RuntimeError: the processes hold different weights")
     first, second = found["nan"]
     assert "Error: the model sampled NaN or infinite values" in second["error"]
-    assert first["error"].startswith("RuntimeError: another process of this run failed")
+    said = f"another process of this run failed; process 1 says: {second['error']}"
+    assert first["error"] == f"OtherProcessFailed: {said}"
     for case in found:  # nothing of what failed was committed
         assert [manifest["generation"] for manifest in manifests(tmp_path / case / "run")] == [0]
 

@@ -60,7 +60,7 @@ class Gaussian(Estimator):
         variance_multiplier: float = 1.0,
         known_variance: float | None = None,
     ) -> None:
-        if dim < 1 or ddof not in (0, 1) or variance_multiplier < 0:
+        if dim < 1 or ddof not in (0, 1) or not 0 <= variance_multiplier < math.inf:
             raise ValueError(
                 "Gaussian needs dim >= 1, ddof 0 or 1 and variance_multiplier >= 0, "
                 f"got dim={dim}, ddof={ddof}, variance_multiplier={variance_multiplier}"

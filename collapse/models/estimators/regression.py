@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -81,7 +82,7 @@ class LinearRegression(Estimator):
         covariates: str = "fresh",
         replicates: int | None = None,
     ) -> None:
-        if dim < 1 or noise < 0 or ridge < 0:
+        if dim < 1 or not 0 <= noise < math.inf or not 0 <= ridge < math.inf:
             raise ValueError(
                 "LinearRegression needs dim >= 1, noise >= 0 and ridge >= 0, "
                 f"got dim={dim}, noise={noise}, ridge={ridge}"

@@ -225,10 +225,10 @@ class Greedy(GenerationEvaluation):
         torch.rand(1000)
 
 
-def test_who_watches_does_not_matter(tmp_path):
+def test_who_watches_does_not_matter():
     alone, _ = digests(evaluate=False)
     assert len({record["weights"] for record in alone}) == 3
-    for callbacks in ([GenerationEvaluation()], [Greedy(), SampleGallery(4, tmp_path)]):
+    for callbacks in ([GenerationEvaluation()], [Greedy(), SampleGallery(4)]):
         watched, chain = digests(callbacks=callbacks)
         assert watched == alone
         assert "coverage" in chain.records[2].metrics

@@ -9,11 +9,12 @@ from torchvision.io import ImageReadMode, decode_png
 
 from collapse.callbacks import SampleGallery
 from collapse.callbacks.gallery import image_grid
-from collapse.data import Samples
+from collapse.data import GenerationStore, Samples
 from collapse.data.module import RecursiveDataModule
 from collapse.models import GenerativeModule
 from collapse.recursion import run_chain
 from collapse.recursion.sampling import sample_rows
+from collapse.recursion.verification import faults
 from collapse.seeding import Stream
 
 
@@ -104,10 +105,11 @@ def test_a_png_holds_the_models_samples(shape, tmp_path):
     assert (folder / "samples_gen_000.png").read_bytes() != (folder / "samples_gen_001.png").read_bytes()
 
 
-def test_a_folder_of_ones_own(tmp_path):
-    chain((1, 4, 4), SampleGallery(1, tmp_path / "a" / "b"), store=tmp_path / "run")
-    assert len(list((tmp_path / "a" / "b").iterdir())) == 2
-    assert not (tmp_path / "run" / "figures").exists()
+def test_a_picture_is_on_record(tmp_path):
+    chain((1, 4, 4), SampleGallery(1), store=tmp_path)
+    (tmp_path / "figures" / "samples_gen_001.png").write_bytes(b"another picture")
+    (fault,) = faults(GenerationStore(tmp_path))
+    assert "samples_gen_001.png has other bytes" in fault
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 4, 4), (4, 4)], ids=str)

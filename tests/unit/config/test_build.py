@@ -144,7 +144,9 @@ def test_no_argument_is_proposed_that_would_be_refused():
 
 
 def test_a_component_needs_a_name():
-    with pytest.raises(ConfigError, match="data needs a name; there are: CIFAR10, CategoricalData, Digits"):
+    with pytest.raises(
+        ConfigError, match="data needs a name; there are: CIFAR10, CategoricalData, Contaminated, Digits"
+    ):
         build_data(ChainConfig(data={"batch_size": 3}))
 
 

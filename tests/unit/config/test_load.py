@@ -195,7 +195,7 @@ def test_numbers_stay_what_they_are_and_floats_take_integers():
     [
         ("generation=3", ["unknown key 'generation'", "command line", "did you mean 'generations'?"]),
         ("wandb.grup=x", ["unknown key 'wandb.grup'", "did you mean 'group'?"]),
-        ("evaluation.k=3", ["unknown key 'evaluation.k'", "there are: enabled, gallery, max_rows, neighbors"]),
+        ("evaluation.k=3", ["unknown key 'evaluation.k'", "there are: check, enabled, gallery, max_rows, neighbors"]),
         ("a.b.c=3", ["unknown key 'a'", "there are: checkpoint_steps,"]),
         ("seed=abc", ["seed", "'abc'", "command line"]),
         ("seed=1.5", ["seed", "1.5"]),

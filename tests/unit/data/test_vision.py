@@ -125,7 +125,7 @@ def test_limited_rows_are_the_first_of_one_permutation(mnist):
     assert digest(MNIST(root, 6, seed=1).gold()) != digest(more)
     assert len(MNIST(root, reference_rows=2).reference()) == 2
     for limit in (0, 8):
-        with pytest.raises(ValueError, match=f"rows = {limit}, but it must be None or from 1 to the 7 rows"):
+        with pytest.raises(ValueError, match=rf"rows = {limit}, but it must be None or (at least|from) 1"):
             MNIST(root, limit).gold()
 
 

@@ -1,0 +1,73 @@
+"""Curation: what is kept of the candidates, and a record of those that are not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from collapse.data.generation import Generation
+from collapse.data.rows import NO_CANDIDATE, Origin, Samples, encode, provenance, row_digests
+from collapse.data.store import REJECTED, GenerationStore
+from collapse.mitigations.stack import MitigationStack
+
+__all__ = ["curate_chunks"]
+
+
+def curate_chunks(
+    store: GenerationStore, stack: MitigationStack, generation: Generation, *, chunks: int, chunk_size: int
+) -> int | None:
+    """Let the mitigations curate the candidates of the next generation, and write what they keep in their place.
+
+    Args:
+        store: It holds the candidates, not committed yet.
+        stack: The mitigations.
+        generation: The generation whose model made them.
+        chunks: Number of chunks of candidates.
+        chunk_size: Rows per chunk.
+
+    Returns:
+        The number of chunks kept; None if the mitigations left the candidates alone.
+
+    Raises:
+        ValueError: If nothing is kept.
+    """
+    target = generation.index + 1
+    drawn = np.concatenate([store.read_chunk(target, index) for index in range(chunks)])
+    candidates = Samples(Samples(drawn).tensors()[0], candidate=np.arange(len(drawn)))
+    kept = stack.curate(candidates, generation)
+    if kept is candidates:
+        return None
+    if not len(kept):
+        raise ValueError(f"curation kept none of the candidates of generation {target}; loosen its threshold")
+    left = -(-len(kept) // chunk_size)
+    try:
+        for index in range(left):
+            part = kept[index * chunk_size : (index + 1) * chunk_size]
+            x, y = part.tensors()
+            records = provenance(
+                len(part),
+                origin=Origin.SYNTHETIC,
+                generation=target,
+                y=y,
+                candidate=NO_CANDIDATE if part.candidate is None else part.candidate,
+                score=part.score,
+            )
+            store.write_chunk(target, index, encode(x, drawn.dtype).copy(), records)
+    finally:
+        store.flush()
+    store.discard(target, range(left, chunks))
+    store.write_rejected(target, _rejected(drawn, kept))
+    return left
+
+
+def _rejected(drawn: np.ndarray, kept: Samples) -> np.ndarray:
+    """Return the records of the candidates that were not kept, in the order they were drawn."""
+    left_out = np.ones(len(drawn), bool)
+    if kept.candidate is not None:
+        left_out[kept.candidate] = False
+    scores = np.full(len(drawn), np.nan, np.float32)
+    if kept.rejected is not None:
+        scores[kept.rejected[:, 0].astype(np.int64)] = kept.rejected[:, 1]
+    places = np.flatnonzero(left_out)
+    records = np.zeros(len(places), REJECTED)
+    records["candidate"], records["score"], records["digest"] = places, scores[places], row_digests(drawn[places])
+    return records

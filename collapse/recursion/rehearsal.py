@@ -1,0 +1,92 @@
+"""What can be tried of a chain without training: that model, data and mitigations go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from collapse.data.files import MappedArray
+from collapse.data.generation import Generation
+from collapse.data.module import RecursiveDataModule
+from collapse.data.pool import DataPool
+from collapse.data.rows import HELD, Batch, Origin, finite, provenance
+from collapse.mitigations.mitigation import Mitigation
+from collapse.mitigations.stack import MitigationStack
+from collapse.models.estimators import Estimator
+from collapse.models.generative import GenerativeModule
+from collapse.recursion.composition import compose
+from collapse.recursion.reinitialize import twin_of
+
+__all__ = ["rehearse"]
+
+FEW = 2  # rows that a network is tried on
+MANY = 1 << 16  # rows that an estimator is tried on at a time
+
+
+def rehearse(
+    module: pl.LightningModule,
+    data: RecursiveDataModule,
+    mitigations: Iterable[Mitigation] = (),
+    *,
+    generations: int,
+    samples: int,
+) -> None:
+    """Compose the first two generations, and let a twin of the module see gold, before anything is written.
+
+    Nothing is fitted and nothing is sampled: generation 1 is composed as if its model had sampled gold's first row
+    again and again. A network sees two rows; an estimator, whose range may end within gold, takes all of them up.
+
+    Args:
+        module: The module of the chain; it stays as it is.
+        data: Its data.
+        mitigations: Its mitigations.
+        generations: Models to train.
+        samples: Rows to sample from each.
+
+    Raises:
+        ValueError: If gold holds NaN or infinite values, if a mitigation cannot compose a training set, or if the
+            module takes no such rows.
+    """
+    stack, gold = MitigationStack(mitigations), data.gold()
+    rows = gold.x if isinstance(gold.x, MappedArray) else finite(np.asarray(gold.x), 0)
+    parts = [(rows, provenance(len(gold), origin=Origin.REAL, generation=0, y=gold.y))]
+    for origin, held in data.held().items():
+        records = provenance(len(held), origin=origin, generation=HELD, y=held.y)
+        parts.append((held.x if isinstance(held.x, MappedArray) else np.asarray(held.x), records))
+    pool = DataPool(*zip(*parts, strict=True))
+    compose(Generation(0, generations, 0, samples, pool), stack, data.replicates)
+    if generations > 1:
+        again = np.broadcast_to(pool.stored(np.zeros(1, np.int64)), (samples, *rows.shape[1:]))
+        made = DataPool([again], [provenance(samples, origin=Origin.SYNTHETIC, generation=1)], pool)
+        compose(Generation(1, generations, 0, samples, made), stack, data.replicates)
+    if isinstance(module, GenerativeModule):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            _try(module, pool, len(gold))
+
+
+def _try(module: GenerativeModule, pool: DataPool, rows: int) -> None:
+    twin = twin_of(module)
+    if isinstance(twin, Estimator):
+        twin.begin()
+        for places in torch.arange(rows).split(MANY):
+            batch = pool.gather(places)
+            twin.update(batch._replace(x=twin.arranged(batch.x)))
+    elif isinstance(twin, GenerativeModule):
+        check_outputs(twin, pool.gather(torch.arange(min(FEW, rows))))
+
+
+def check_outputs(module: GenerativeModule, batch: Batch) -> None:
+    """Raise ValueError unless a module returns a loss for each row of a batch."""
+    shape = tuple(batch.x.shape[1:])
+    try:
+        loss = module.outputs(batch)["loss"]
+    except (RuntimeError, LookupError) as error:
+        raise ValueError(f"{type(module).__name__} takes no rows of shape {shape}: {error}") from error
+    if loss.shape != batch.x.shape[:1]:
+        raise ValueError(
+            f"{type(module).__name__} returns a loss of shape {tuple(loss.shape)} for {len(batch.x)} rows of shape "
+            f"{shape}, not one for each; check its shape"
+        )
