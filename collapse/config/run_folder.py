@@ -20,7 +20,7 @@ from collapse.config.load import LoadedConfig, load_run
 from collapse.config.reading import check_place, exists
 from collapse.data.gold import VAULT, GoldVault
 from collapse.data.journal import JOURNAL
-from collapse.data.lock import LOCK
+from collapse.data.lock import LOCK, LockedError
 from collapse.data.store import GenerationStore
 from collapse.recursion import read_measurements
 from collapse.recursion.ledger import LEDGER
@@ -33,14 +33,27 @@ FIRST = (JOURNAL, LOCK)
 
 
 def remove_folder(out: Path, *, itself: bool) -> None:
-    """Remove what a run that never began has written, and its folder if that was not there before."""
-    for path in out.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    if itself:
-        out.rmdir()
+    """Remove what a run that never began has written, and its folder if that was not there before.
+
+    Not if another process has begun it in the meantime.
+    """
+    store = GenerationStore(out)
+    try:
+        store.hold()
+    except LockedError:
+        return
+    try:
+        if len(store) > 1 or any((out / "checkpoints").glob("*")):
+            return
+        for path in out.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        if itself:
+            out.rmdir()
+    finally:
+        store.lock.release()
     GoldVault(out.parent / VAULT).prune()
 
 
@@ -78,7 +91,7 @@ def check_folder(loaded: LoadedConfig) -> None:
         if found.get(key) != wanted[key]:
             raise ConfigError(
                 f"out={out} holds another run: its {key} is {found.get(key)!r}, not {wanted[key]!r}; "
-                "choose another folder"
+                f"choose another folder, or go on with that one: collapse resume {out}"
             )
 
 
@@ -91,7 +104,7 @@ def write_folder(loaded: LoadedConfig) -> None:
     }
     if all((loaded.out / name).exists() for name in parts):
         return
-    store.lock.acquire()
+    store.hold()
     try:
         for name, content in parts.items():
             if not (loaded.out / name).exists():

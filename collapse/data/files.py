@@ -16,14 +16,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["MappedArray", "array_digest", "array_parts", "commit", "file_digest", "remove_stale", "tensor_bytes"]
+__all__ = [
+    "MappedArray",
+    "array_digest",
+    "array_parts",
+    "commit",
+    "file_digest",
+    "is_temporary",
+    "make_folder",
+    "remove_stale",
+    "sync_folder",
+    "tensor_bytes",
+]
 
 
 _COUNTER = itertools.count()
 _TEMPORARY = re.compile(r".+\.(npy|json|jsonl|yaml|pt|ckpt|png)\.tmp\d+")
 
 
-def commit(path: Path, *parts: bytes | memoryview, durable: bool = True) -> None:
+def commit(path: Path, *parts: bytes | memoryview, durable: bool = True, mode: int | None = None) -> None:
     """Write ``parts`` to ``path`` so that a crash leaves the old file or the new one, never a part.
 
     The temporary file lies in the same folder: a rename across file systems is a copy, and a copy can be cut short.
@@ -32,6 +43,7 @@ def commit(path: Path, *parts: bytes | memoryview, durable: bool = True) -> None
         path: Where the file shall stand; its folder must exist.
         parts: The whole content, in order.
         durable: Force it to the disk before returning. Only a store that dies with its process may say no.
+        mode: Permissions of the file, from its first moment; the usual ones when None.
     """
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}{next(_COUNTER):06d}")  # of no other thread's
     try:
@@ -39,6 +51,8 @@ def commit(path: Path, *parts: bytes | memoryview, durable: bool = True) -> None
             for part in parts:
                 file.write(part)
             file.flush()
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             if durable:
                 os.fsync(file.fileno())
         temporary.replace(path)
@@ -48,11 +62,31 @@ def commit(path: Path, *parts: bytes | memoryview, durable: bool = True) -> None
             error.filename = str(path)  # a full disk does not say where
         raise
     if durable:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the names in a folder to the disk: of files made, renamed or removed."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path, *, durable: bool = True) -> None:
+    """Make a folder and those above it, unless they are there, and force their names to the disk."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent, durable=durable)
+    folder.mkdir(exist_ok=True)
+    if durable:
+        sync_folder(folder.parent)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is one that ``commit`` had not renamed yet when its process was killed."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def remove_stale(root: Path) -> None:
@@ -61,7 +95,7 @@ def remove_stale(root: Path) -> None:
     folders = (root, *own, *root.glob("generations/*"))
     for folder in folders:
         for path in folder.glob("*.tmp*"):
-            if _TEMPORARY.fullmatch(path.name):
+            if is_temporary(path.name):
                 path.unlink(missing_ok=True)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from collapse.data.files import array_parts, commit, tensor_bytes
+from collapse.data.files import array_parts, commit, make_folder, sync_folder, tensor_bytes
 from collapse.data.journal import Journal
 from collapse.data.lock import RunLock
 
@@ -47,17 +48,40 @@ class RunFolder:
         Returns:
             Where it stands now.
         """
-        self.journal.announce({name: hashlib.sha256(content).hexdigest()})
-        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-        commit(self.root / name, content, durable=self.durable)
-        return self.root / name
+        path = self.root / name
+        with self._announced({name: hashlib.sha256(content).hexdigest()}):
+            make_folder(path.parent, durable=self.durable)
+            commit(path, content, durable=self.durable)
+        return path
 
     def remove(self, *names: str) -> None:
         """Remove files of the run folder, on record."""
-        if names:
-            self.journal.announce(dict.fromkeys(names))
-        for name in names:
-            (self.root / name).unlink(missing_ok=True)
+        if not names:
+            return
+        with self._announced(dict.fromkeys(names)):
+            for name in names:
+                (self.root / name).unlink(missing_ok=True)
+            for folder in {(self.root / name).parent for name in names} if self.durable else ():
+                sync_folder(folder)
+
+    def hold(self) -> None:
+        """Take the folder's lock; what other processes wrote until then is known from now on.
+
+        Raises:
+            LockedError: If another process holds it.
+        """
+        self.lock.acquire()
+        self.journal.forget()
+
+    @contextlib.contextmanager
+    def _announced(self, changes: Mapping[str, str | None]) -> Iterator[None]:
+        """Do in the block what the journal then says; if it fails, the next entry finds out how far it came."""
+        self.journal.announce(changes)
+        try:
+            yield
+        except BaseException:
+            self.journal.forget()
+            raise
 
     def write_state(self, generation: int, state: Mapping[str, Tensor]) -> None:
         """Write the state dict of the model trained at ``generation``, on the CPU; same bytes for same weights."""

@@ -9,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from pathlib import Path
 
 import numpy as np
 
-from collapse.data.files import array_parts, commit, file_digest
+from collapse.data.files import array_parts, commit, file_digest, is_temporary, make_folder
 
 __all__ = ["VAULT", "GoldVault"]
 
 VAULT = ".gold"
 """Its name beside the run folders."""
 
+ABANDONED = 3600.0
+"""Seconds after which nobody is still writing a temporary file."""
 READ_ONLY = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 
 
@@ -40,8 +43,9 @@ class GoldVault:
         path = self.root / digest[:2] / f"{digest}.npy"
         try:
             if not path.exists() or file_digest(path) != digest:  # a spoiled one is nobody's gold
-                path.parent.mkdir(parents=True, exist_ok=True)
-                commit(path, *array_parts(array), durable=self.durable)
+                make_folder(path.parent, durable=self.durable)
+                commit(path, *array_parts(array), durable=self.durable, mode=READ_ONLY)
+            elif stat.S_IMODE(path.stat().st_mode) != READ_ONLY:
                 path.chmod(READ_ONLY)
             link = target.with_name(f"{target.name}.tmp{os.getpid()}")
             link.unlink(missing_ok=True)
@@ -49,14 +53,16 @@ class GoldVault:
             link.replace(target)
             link.unlink(missing_ok=True)  # renaming one of two names of a file to the other leaves both
         except OSError:
-            commit(target, *array_parts(array), durable=self.durable)
-            target.chmod(READ_ONLY)
+            commit(target, *array_parts(array), durable=self.durable, mode=READ_ONLY)
 
     def prune(self) -> None:
-        """Remove the files that no run links to any more."""
-        for path in self.root.glob("*/*.npy"):
-            if path.stat().st_nlink == 1:
-                path.unlink(missing_ok=True)
+        """Remove the files that no run links to any more, and those that a process killed long ago was writing."""
+        for path in self.root.glob("*/*"):
+            with contextlib.suppress(FileNotFoundError):  # another process prunes
+                status = path.stat()
+                age = time.time() - status.st_mtime
+                if status.st_nlink == 1 and (path.suffix == ".npy" or (is_temporary(path.name) and age > ABANDONED)):
+                    path.unlink()
         for folder in sorted(self.root.glob("*"), reverse=True):
             _remove_if_empty(folder)
         _remove_if_empty(self.root)

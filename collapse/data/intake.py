@@ -52,6 +52,8 @@ def take_in(
         raise StoreError(
             f"{store.folder(generation)} holds {known.rows} rows, the data set has {total}; use a new run folder"
         )
+    if known is None:
+        store.discard(generation)  # of a start that was cut short, perhaps with other rows
     for origin, samples in rows.items():
         size = max(1, CHUNK_BYTES // max(1, np.asarray(samples.x[:1]).nbytes))
         for start in range(0, len(samples), size):

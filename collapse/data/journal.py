@@ -1,11 +1,11 @@
 """The journal: what a run folder may hold, written down before it is done.
 
-    {"entry": 7, "file": "metrics.jsonl", "sha256": "9f…", "previous": "3b…"}     this file is about to have these bytes
-    {"entry": 8, "file": "checkpoints/epoch-000002.ckpt", "sha256": null, …}      this file is about to be removed
+    {"entry": 7, "file": "metrics.jsonl", "sha256": "9f…", "digest": "3b…"}     this file is about to have these bytes
+    {"entry": 8, "file": "checkpoints/epoch-000002.ckpt", "sha256": null, …}    this file is about to be removed
 
 A line is on the disk before the file changes, so a process killed at any moment leaves every file as its last line
 says, or, for what stands in the last entry, as the line before says. Anything else is a change that no run has made.
-Each line names the digest of the one before it, so that none can be changed or left out.
+A line's digest is that of its content and of the digest before, so that none can be changed or left out.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from collapse.data.files import file_digest
+from collapse.data.files import file_digest, sync_folder
 
 __all__ = ["JOURNAL", "Journal", "JournalError"]
 
 JOURNAL = "journal.jsonl"
 START = "0" * 64
+OPENING = '{"entry": '
 
 
 class JournalError(ValueError):
@@ -39,8 +40,7 @@ class Journal:
 
     def __init__(self, root: Path, *, durable: bool = True) -> None:
         self.root, self.path, self.durable = root, root / JOURNAL, durable
-        self._previous: str | None = None
-        self._entry = 0
+        self._last: tuple[int, str] | None = None  # entry and digest of the last line; None: to be read
 
     def announce(self, changes: Mapping[str, str | None]) -> None:
         """Write down that files are about to have the given SHA-256, or to be removed (None).
@@ -48,14 +48,20 @@ class Journal:
         Args:
             changes: Digest by path relative to the run folder.
         """
-        if self._previous is None:
+        if self._last is None:
             self._take_up()
-        lines, self._entry = [], self._entry + 1
-        for file, digest in changes.items():
-            line = json.dumps({"entry": self._entry, "file": file, "sha256": digest, "previous": self._previous})
-            self._previous = hashlib.sha256(line.encode()).hexdigest()
-            lines.append(line + "\n")
+        (entry, digest), lines = self._last or (0, START), []
+        for file, sha256 in changes.items():
+            content = {"entry": entry + 1, "file": file, "sha256": sha256}
+            digest = _digest(digest, content)
+            lines.append(json.dumps({**content, "digest": digest}) + "\n")
+        self.forget()  # until the lines are there for certain
         self._append("".join(lines))
+        self._last = (entry + 1, digest)
+
+    def forget(self) -> None:
+        """Read the file again before the next entry: another process has written, or an action has failed."""
+        self._last = None
 
     def states(self) -> dict[str, tuple[str | None, ...]]:
         """Return the digests each file may have, None for absent; more than one only where a crash decides.
@@ -72,37 +78,41 @@ class Journal:
         return known
 
     def _checked(self) -> list[dict[str, Any]]:
-        previous, checked = START, []
-        for number, line in enumerate(self._lines(), 1):
+        digest, checked = START, []
+        lines, torn = self._lines()
+        for number, line in enumerate(lines, 1):
             try:
                 content = json.loads(line)
-                fits = content["previous"] == previous and {"entry", "file", "sha256"} <= content.keys()
+                digest = _digest(digest, {name: content[name] for name in ("entry", "file", "sha256")})
+                sound = content["digest"] == digest
             except (ValueError, TypeError, KeyError):
-                fits = False
-            if not fits:
+                sound = False
+            if not sound:
                 raise JournalError(f"{self.path} was changed in or before line {number}; restore it from a backup")
-            previous = hashlib.sha256(line.encode()).hexdigest()
             checked.append(content)
+        if not torn.startswith(OPENING) and not OPENING.startswith(torn):
+            raise JournalError(f"{self.path} was changed after line {len(lines)}; restore it from a backup")
         return checked
 
-    def _lines(self) -> list[str]:
-        """Return the complete lines; what follows the last line's end is a crash's, and was not acted upon."""
+    def _lines(self) -> tuple[list[str], str]:
+        """Return the complete lines and the torn one that a crash may have left, which nobody acted upon."""
         try:
-            text = self.path.read_bytes().decode(errors="replace")
+            *lines, torn = self.path.read_bytes().decode(errors="replace").split("\n")
         except FileNotFoundError:
-            return []
-        return text.split("\n")[:-1]
+            return [], ""
+        return lines, torn
 
     def _take_up(self) -> None:
         """Continue the journal another process left: drop a torn line, and settle what its crash left open."""
-        lines, states = self._lines(), self.states()
-        self._previous = hashlib.sha256(lines[-1].encode()).hexdigest() if lines else START
-        if self.path.exists():
+        checked, states = self._checked(), self.states()
+        lines, torn = self._lines()
+        if torn:
             os.truncate(self.path, sum(len(line.encode()) + 1 for line in lines))
-        self._entry = json.loads(lines[-1])["entry"] if lines else 0
+        self._last = (checked[-1]["entry"], checked[-1]["digest"]) if checked else (0, START)
         unsettled = {file: self._found(file) for file, permitted in states.items() if len(permitted) > 1}
-        if unsettled:
-            self.announce({file: found for file, found in unsettled.items() if found in states[file]})
+        settled = {file: found for file, found in unsettled.items() if found in states[file]}
+        if settled:
+            self.announce(settled)
 
     def _found(self, file: str) -> str | None:
         path = self.root / file
@@ -110,11 +120,19 @@ class Journal:
 
     def _append(self, text: str) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
+        begun = self.path.exists()
         try:
-            with self.path.open("ab", buffering=0) as file:
+            with self.path.open("ab") as file:
                 file.write(text.encode())
+                file.flush()
                 if self.durable:
                     os.fsync(file.fileno())
+            if self.durable and not begun:
+                sync_folder(self.root)
         except OSError as error:
             error.filename = error.filename or str(self.path)
             raise
+
+
+def _digest(before: str, content: dict[str, Any]) -> str:
+    return hashlib.sha256((before + json.dumps(content)).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -9,6 +10,7 @@ import os
 import platform
 import time
 import warnings
+import weakref
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +20,7 @@ LOCK = "lock"
 PATIENCE = 5.0
 """Seconds to wait for a holder that may be a process on its way out."""
 
+_HELD = (errno.EAGAIN, errno.EACCES)
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 
 
@@ -42,19 +45,23 @@ class RunLock:
         Raises:
             LockedError: If another process holds it, naming it.
         """
-        if self._file is not None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("a+b", buffering=0)
-        try:
-            self._wait_for(file)
-        except BaseException:
+        deadline = time.monotonic() + PATIENCE
+        while self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self.path.open("a+b", buffering=0)
+            if self._take(file):
+                _FILES.add(file)
+                self._file = file
+                with contextlib.suppress(OSError):  # a full disk: the lock holds without its holder's name
+                    file.truncate(0)
+                    file.write(json.dumps({"host": platform.node(), "pid": os.getpid()}).encode())
+                return
             file.close()
-            raise
-        os.register_at_fork(after_in_child=file.close)  # a loader's worker must not hold it beyond its parent's end
-        file.truncate(0)
-        file.write(json.dumps({"host": platform.node(), "pid": os.getpid()}).encode())
-        self._file = file
+            if time.monotonic() > deadline:
+                raise LockedError(
+                    f"{self.path.parent} is in use by {self._name()}; wait until it ends, or choose another folder"
+                )
+            time.sleep(0.1)
 
     def release(self) -> None:
         """Give the lock back."""
@@ -62,28 +69,33 @@ class RunLock:
             self._file.close()
             self._file = None
 
-    def _wait_for(self, file: BinaryIO) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in _UNSUPPORTED:
-                    warnings.warn(
-                        f"the file system of {self.path.parent} has no locks; see to it that one process trains there",
-                        stacklevel=4,
-                    )
-                    return
-                if time.monotonic() > deadline:
-                    raise LockedError(
-                        f"{self.path.parent} is in use by {self._holder()}; wait until it ends, or choose another "
-                        "folder"
-                    ) from None
-                time.sleep(0.1)
-            else:
-                return
+    def holder(self) -> str | None:
+        """Return who holds the lock, as a few words; None if nobody does. Nothing is written."""
+        try:
+            with self.path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return self._name() if error.errno in _HELD else None
+        return None
 
-    def _holder(self) -> str:
+    def _take(self, file: BinaryIO) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _HELD:
+                return False
+            if error.errno not in _UNSUPPORTED:
+                file.close()
+                raise
+            warnings.warn(
+                f"the file system of {self.path.parent} has no locks; see to it that one process trains there",
+                stacklevel=4,
+            )
+            return True
+        # Whoever held it may have removed the file: a lock on one without a name keeps nobody out.
+        return self.path.exists() and os.fstat(file.fileno()).st_ino == self.path.stat().st_ino
+
+    def _name(self) -> str:
         try:
             holder = json.loads(self.path.read_bytes())
             return f"process {holder['pid']} on {holder['host']}"
@@ -92,3 +104,14 @@ class RunLock:
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_file": None}  # a spawned process takes it for itself
+
+
+_FILES: weakref.WeakSet[BinaryIO] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for file in list(_FILES):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_let_go)  # a loader's worker must not hold a lock beyond its parent's end

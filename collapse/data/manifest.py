@@ -15,6 +15,7 @@ from typing import Any
 __all__ = ["Manifest", "tool_versions"]
 
 SCHEMA = 2
+KINDS = {"generation": int, "rows": int, "parent": str, "facts": dict, "config": str, "tools": dict, "digest": str}
 TOOLS = ("collapse", "torch", "numpy", "pytorch-lightning")
 
 
@@ -59,7 +60,10 @@ class Manifest:
     def chunks(self) -> list[tuple[str, str]]:
         """Names of the files of rows, each with that of its records."""
         names = [name for name, _, _ in self.files if name.startswith("chunk_")]
-        return list(zip(names[::2], names[1::2], strict=True))
+        pairs = list(zip(names[::2], names[1::2], strict=False))
+        if len(names) % 2 or any(records != f"{rows.removesuffix('.npy')}.rows.npy" for rows, records in pairs):
+            raise ValueError("its files are not rows with their records")
+        return pairs
 
     def says_the_same(self, other: Manifest) -> bool:
         """Whether two manifests differ in the software that wrote them at most."""
@@ -72,12 +76,21 @@ class Manifest:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Manifest:
         """Inverse of ``to_dict``; a file name that leaves the folder, or another schema, is a ValueError."""
-        strange = [name for name, _, _ in content["files"] if not name or Path(name).name != name]
-        if strange:
-            raise ValueError(f"{strange[0]!r} is no file name")
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}, and this version of collapse reads {SCHEMA}")
-        return cls(**{**content, "files": [(str(n), int(r), str(h)) for n, r, h in content["files"]]})
+        manifest = cls(**{**content, "files": [(n, r, h) for n, r, h in content["files"]]})
+        for name, kind in KINDS.items():
+            if not isinstance(getattr(manifest, name), kind) or isinstance(getattr(manifest, name), bool):
+                raise ValueError(f"its {name} is no {kind.__name__}")
+        for name, rows, digest in manifest.files:
+            if not isinstance(name, str) or not name or Path(name).name != name:
+                raise ValueError(f"{name!r} is no file name")
+            if not isinstance(rows, int) or not isinstance(digest, str):
+                raise ValueError(f"it says neither rows nor digest of {name}")
+        counts = {name: rows for name, rows, _ in manifest.files}
+        if manifest.rows != sum(counts[rows] for rows, _ in manifest.chunks):
+            raise ValueError("its rows are not those of its files")
+        return manifest
 
 
 @functools.cache

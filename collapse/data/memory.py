@@ -55,6 +55,9 @@ class MemoryStore(GenerationStore):
             if file.name != JOURNAL and file.name not in disk.journal.states():
                 disk.write(file.name, file.read_bytes())
 
+    def hold(self) -> None:
+        """Nothing: no other process knows of the folder."""
+
     def write(self, name: str, content: bytes) -> Path:
         """Write a file of the run folder, which is nobody's business until somebody asks for it."""
         (self.root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -79,11 +82,11 @@ class MemoryStore(GenerationStore):
             raise StoreError(f"the weights of generation {generation} were not kept")
         return {name: value.clone() for name, value in self._states[generation].items()}
 
-    def discard(self, generation: int, chunks: range) -> None:
-        """Forget chunks of a generation that is not committed."""
-        for index in chunks:
-            for name in (rows_name(index), records_name(index)):
-                self._arrays.pop(f"{self.folder(generation)}/{name}", None)
+    def discard(self, generation: int, *, after: int = 0) -> None:
+        """Forget the chunks of a generation that is not committed, those from number ``after`` on."""
+        kept = {f"{self.folder(generation)}/{name(i)}" for i in range(after) for name in (rows_name, records_name)}
+        start = f"{self.folder(generation)}/chunk_"
+        self._arrays = {path: a for path, a in self._arrays.items() if path in kept or not path.startswith(start)}
 
     def rejected(self, generation: int) -> np.ndarray:
         """Return the records of the candidates that curation left out."""

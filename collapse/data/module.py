@@ -53,6 +53,9 @@ class RecursiveDataModule(Remembers, pl.LightningDataModule, abc.ABC):
         self.source: TrainingSource | None = None
         self._served: tuple[Tensor, GenerationLoader] | None = None
 
+    def __repr__(self) -> str:
+        return self.describe()
+
     @abc.abstractmethod
     def gold(self) -> Samples:
         """Return the real rows a chain starts from; the same ones at every call."""
@@ -63,6 +66,10 @@ class RecursiveDataModule(Remembers, pl.LightningDataModule, abc.ABC):
 
     def held(self) -> Mapping[Origin, Samples]:
         """Return rows that came with the data and are not declared real, by origin: nobody trains on them unasked."""
+        return {}
+
+    def pinned(self) -> Mapping[str, Any]:
+        """Return arguments that make these rows again where the given ones may not: their files may have grown."""
         return {}
 
     def attach(self, source: TrainingSource, module: pl.LightningModule) -> None:

@@ -21,7 +21,7 @@ class DataPool:
     """All rows of a chain in writing order: gold first, then one deposit per generation. Immutable.
 
     Rows stay in their files (or arrays) and are read by index, a whole batch at a time; only the provenance columns
-    are held in memory, 17 bytes a row (the others stay in their files, see ``GenerationStore.records``).
+    are held in memory, 17 bytes a row; candidate, score and digest stay in their files.
 
     Args:
         shards: Arrays (n_i, *S) of one type and row shape.

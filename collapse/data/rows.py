@@ -128,13 +128,14 @@ class Samples:
         What curation is for: the manifest of a pool then says of every row drawn for it whether and why it was kept.
         """
         chosen = np.asarray(keep, bool)
-        scores = np.full(len(self), np.nan) if score is None else np.asarray(score, np.float64)
+        before = np.full(len(self), np.nan) if self.score is None else self.score
+        scores = np.asarray(before if score is None else score, np.float64)
         kept = dataclasses.replace(self, score=scores)[np.flatnonzero(chosen)]
         if self.candidate is None:
             return kept
         left_out = np.stack([self.candidate[~chosen], scores[~chosen]], 1)
-        before = [] if self.rejected is None else [self.rejected]
-        return dataclasses.replace(kept, rejected=np.concatenate([*before, left_out]))
+        earlier = [] if self.rejected is None else [self.rejected]
+        return dataclasses.replace(kept, rejected=np.concatenate([*earlier, left_out]))
 
     def tensors(self) -> tuple[Tensor, Tensor | None]:
         """Return (x, y) as a model sees them: uint8 images as floats in [0, 1], labels as int64."""

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from collapse.data.files import MappedArray, array_digest, array_parts, commit, file_digest, remove_stale
+from collapse.data.files import MappedArray, array_digest, array_parts, commit, file_digest, make_folder, remove_stale
 from collapse.data.folder import RunFolder, StoreError
 from collapse.data.gold import VAULT, GoldVault
 from collapse.data.intake import records_name, rows_name, take_in
@@ -54,11 +54,11 @@ class GenerationStore(RunFolder):
     def __init__(self, root: str | Path, *, durable: bool = True) -> None:
         super().__init__(root, durable=durable)
         self.pools = self.root / "generations"
-        self._opened: dict[str, list[tuple[Shard, np.ndarray]]] = {}
         self._manifests: dict[int, tuple[tuple[int, int, int], Manifest]] = {}
         self._verified: dict[str, tuple[tuple[int, int, int], str]] = {}
         self._folders: dict[int, Path] = {}
         self._pool: tuple[list[str], DataPool | None] = ([], None)
+        self._vault = GoldVault(self.root.parent / VAULT, durable=durable)
         self._writer = BackgroundWriter()
 
     def folder(self, generation: int) -> Path:
@@ -127,7 +127,7 @@ class GenerationStore(RunFolder):
         self._writer.flush()
 
     def _put(self, path: str, array: np.ndarray) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(path).parent, durable=self.durable)
         commit(Path(path), *array_parts(array), durable=self.durable)
         self._verified[path] = (_stamp(path), array_digest(array))
 
@@ -135,10 +135,12 @@ class GenerationStore(RunFolder):
         """Write the records (m,) of the candidates that curation left out."""
         self._put(f"{self.folder(generation)}/{REJECTED_NAME}", rejected.astype(REJECTED))
 
-    def discard(self, generation: int, chunks: range) -> None:
-        """Remove chunks of a generation that is not committed."""
-        for name in (name(index) for index in chunks for name in (rows_name, records_name)):
-            (self.folder(generation) / name).unlink(missing_ok=True)
+    def discard(self, generation: int, *, after: int = 0) -> None:
+        """Remove the chunks of a generation that is not committed, those from number ``after`` on."""
+        kept = {name(index) for index in range(after) for name in (rows_name, records_name)}
+        for path in self.folder(generation).glob("chunk_*.npy"):
+            if path.name not in kept:
+                path.unlink()
 
     def rejected(self, generation: int) -> np.ndarray:
         """Return the records (m,) of the candidates that curation left out."""
@@ -210,7 +212,10 @@ class GenerationStore(RunFolder):
         remove_stale(self.root)
         if not len(gold):
             raise StoreError("the gold set has no rows; a chain starts from real data")
-        return take_in(self, {Origin.REAL: gold}, 0, parent="", facts=facts)
+        manifest = take_in(self, {Origin.REAL: gold}, 0, parent="", facts=facts)
+        if self.durable:
+            self._vault.prune()
+        return manifest
 
     def write_held(self, held: Mapping[Origin, Samples]) -> Manifest | None:
         """Take in, beside gold, rows that nobody trains on until a mitigation names them; None if there are none.
@@ -231,12 +236,14 @@ class GenerationStore(RunFolder):
     def write_shared(self, generation: int, name: str, array: np.ndarray, digest: str) -> None:
         """Write a file that other runs may hold as well, read-only; ``digest`` is its SHA-256."""
         path = f"{self.folder(generation)}/{name}"
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        GoldVault(self.root.parent / VAULT, durable=self.durable).place(array, digest, Path(path))
+        make_folder(self.folder(generation), durable=self.durable)
+        self._vault.place(array, digest, Path(path))
         self._verified[path] = (_stamp(path), digest)
 
     def verify(self, manifest: Manifest) -> None:
         """Check the bytes of a generation; a file unchanged in inode, size and time since its last check is trusted.
+
+        With gold goes what is held back.
 
         Raises:
             StoreError: If a file is missing or has other bytes, naming it.
@@ -254,30 +261,33 @@ class GenerationStore(RunFolder):
                 raise StoreError(f"{path} is missing; is the run folder on a file system every node sees?") from None
             if found != digest:
                 raise StoreError(f"{path} has other bytes than its manifest says; restore it from a backup")
+        if manifest.generation == 0 and (held := self.held()) is not None:
+            self.verify(held)
 
     def pool(self, manifests: Sequence[Manifest]) -> DataPool:
-        """Return the pool of the given generations, memory-mapped."""
+        """Return the pool of the given generations, memory-mapped; what is held back comes behind gold.
+
+        One that starts at gold grows out of the last such one: a long chain asks for it in every generation.
+        """
+        if not manifests or manifests[0].generation != 0:
+            return DataPool(*self._joined(manifests))
         held = self.held()
-        if held is not None and manifests and manifests[0].generation == 0:
-            manifests = [manifests[0], held, *manifests[1:]]
+        manifests = manifests if held is None else [manifests[0], held, *manifests[1:]]
         digests, (known, before) = [manifest.digest for manifest in manifests], self._pool
         if digests == known and before is not None:
             return before
         if before is None or digests[: len(known)] != known:
             known, before = [], None
-        parts = [part for manifest in manifests[len(known) :] for part in self._parts(manifest)]
-        pool = DataPool([shard for shard, _ in parts], [records for _, records in parts], before)
+        pool = DataPool(*self._joined(manifests[len(known) :]), before)
         self._pool = (digests, pool)
         return pool
 
-    def _parts(self, manifest: Manifest) -> list[tuple[Shard, np.ndarray]]:
-        """Open a generation's files, once: a chain asks for all of them in every generation."""
-        if manifest.digest not in self._opened:
+    def _joined(self, manifests: Sequence[Manifest]) -> tuple[list[Shard], list[np.ndarray]]:
+        parts = []
+        for manifest in manifests:
             folder = self.folder(manifest.generation)
-            self._opened[manifest.digest] = [
-                self._open(f"{folder}/{rows}", f"{folder}/{records}") for rows, records in manifest.chunks
-            ]
-        return self._opened[manifest.digest]
+            parts += [self._open(f"{folder}/{rows}", f"{folder}/{records}") for rows, records in manifest.chunks]
+        return [shard for shard, _ in parts], [records for _, records in parts]
 
     def _open(self, rows: str, records: str) -> tuple[Shard, np.ndarray]:
         return MappedArray(rows), np.load(records, allow_pickle=False)

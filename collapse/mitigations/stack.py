@@ -155,6 +155,11 @@ class MitigationStack(Sequence[Mitigation]):
             samples = kept
         return samples
 
+    def curated(self) -> None:
+        """Take note that candidates were curated before a crash, and are not curated again."""
+        for mitigation in self._curators:
+            self._note(mitigation, True)
+
     def initialize(self, module: GenerativeModule, generation: Generation) -> None:
         """Let the owner of the initial weights, if there is one, set them."""
         self._act(Claim.INITIALIZATION, "initialize", module, generation)

@@ -22,7 +22,7 @@ from collapse.data.store import GenerationStore
 from collapse.mitigations.mitigation import Mitigation
 from collapse.recursion.checkpointing import AtomicCheckpointIO, EpochCheckpoint, newest_checkpoint
 from collapse.recursion.ledger import read_measurements
-from collapse.recursion.lightning import NoProfiler
+from collapse.recursion.lightning import NoProfiler, spawns
 from collapse.recursion.requeue import StopForRequeue
 from collapse.recursion.slurm import check_slurm, slurm_plugins
 from collapse.recursion.trainer import RecursiveTrainer
@@ -225,8 +225,12 @@ def run_chain(
         )
     if folder is None:
         check_slurm(trainer)
-    resume = None if folder else newest_checkpoint(root)
-    trainer.fit(module, datamodule=data, ckpt_path=resume)
+    if root.exists() and trainer.is_global_zero and not spawns(trainer):
+        pools.hold()  # before a checkpoint is chosen that another process is about to supersede
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=None if folder else newest_checkpoint(root))
+    finally:
+        pools.lock.release()
     return Chain._of(pools, folder)
 
 

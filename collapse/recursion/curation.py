@@ -54,7 +54,7 @@ def curate_chunks(
             store.write_chunk(target, index, encode(x, drawn.dtype).copy(), records)
     finally:
         store.flush()
-    store.discard(target, range(left, chunks))
+    store.discard(target, after=left)
     store.write_rejected(target, _rejected(drawn, kept))
     return left
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from collapse.data.generation import Generation
 from collapse.data.manifest import Manifest
 from collapse.data.rows import Origin, encode, provenance
-from collapse.data.store import GenerationStore
+from collapse.data.store import GenerationStore, StoreError
 from collapse.mitigations.stack import MitigationStack
 from collapse.models.generative import GenerativeModule, SampleFn
 from collapse.recursion.curation import curate_chunks
@@ -37,8 +38,8 @@ def harvest(
 ) -> Manifest:
     """Deposit what the trained module samples as the pool of the next generation.
 
-    A pure function of (weights, seed, generation): done again after a crash it writes the same bytes, and finds the
-    manifest of the first time if that had been written.
+    A pure function of (weights, seed, generation): done again after a crash it writes the same bytes; if the manifest
+    had been written, nothing is sampled again, as files that are committed are never touched.
 
     Args:
         trainer: The running trainer.
@@ -56,6 +57,15 @@ def harvest(
     """
     weights = check_replicas(trainer, module)
     sampler, target = stack.sampler(module), generation.index + 1
+    model = {"generation": generation.index, "weights": weights, **(generation.facts or {})}
+    found: Manifest | None = None
+    with together(trainer):
+        if trainer.is_global_zero and store.committed(target):
+            found = _committed(store, target, parent=parent, config=config, model=model)
+    found = trainer.strategy.broadcast(found)
+    if found is not None:
+        stack.curated()
+        return found
     chunks = write_samples(trainer, module, sampler, store, generation=generation, chunk_size=chunk_size)
     trainer.strategy.barrier("collapse.harvest")
     manifest: Manifest | None = None
@@ -64,8 +74,6 @@ def harvest(
             curated = None
             if stack.curates:
                 curated = curate_chunks(store, stack, generation, chunks=chunks, chunk_size=chunk_size)
-            model = {"generation": generation.index, "weights": weights}
-            model.update(generation.facts or {})
             sampling_facts = {
                 "sampler": dict(getattr(module, "sampler_settings", {})),
                 "seed": generation.seed,
@@ -77,6 +85,22 @@ def harvest(
                 target, curated or chunks, parent=parent, facts=facts, config=config, curated=curated is not None
             )
     return cast(Manifest, trainer.strategy.broadcast(manifest))
+
+
+def _committed(store: GenerationStore, target: int, *, parent: str, config: str, model: dict[str, Any]) -> Manifest:
+    """Return the manifest that a harvest before a crash has written.
+
+    Raises:
+        StoreError: If that was of another model.
+    """
+    found = store.manifest(target)
+    if (found.parent, found.config, found.facts["model"]) != (parent, config, json.loads(json.dumps(model))):
+        raise StoreError(
+            f"{store.folder(target)} holds the samples of another model than this run has trained again; resume on the "
+            "same hardware and software (on a GPU with Trainer(deterministic=True)), or use a new run folder"
+        )
+    store.verify(found)
+    return found
 
 
 def write_samples(

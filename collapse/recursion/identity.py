@@ -60,7 +60,7 @@ def claim_folder(
         StoreError: If a file was changed, or the folder belongs to another run, naming the first thing that differs.
     """
     store = recursion.store
-    store.lock.acquire()
+    store.hold()
     refuse_changed(store)
     gold = store.write_gold(data.gold(), facts={"data": data.describe()})
     held = store.write_held(data.held())

@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from collapse.data.generation import Generation, GenerationCallback
@@ -23,6 +24,7 @@ __all__ = [
     "load_precision_state",
     "precision_state",
     "renew_optimizers",
+    "spawns",
     "tell",
     "together",
 ]
@@ -85,6 +87,11 @@ def _shared(error: Exception | None) -> Exception:
 
 SPAWNED_FAILED = (ProcessRaisedException, ProcessExitedException)
 """What the first process of ``ddp_spawn`` raises when another one failed or was killed."""
+
+
+def spawns(trainer: pl.Trainer) -> bool:
+    """Whether the fit will run in processes that are not this one: their first one is not this one either."""
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
 def last_words(error: Exception) -> RuntimeError:

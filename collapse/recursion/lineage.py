@@ -39,7 +39,7 @@ class Lineage:
         record, own = self.record, self.manifests[0]
         origin = Origin(int(record["origin"])).name.lower()
         held = record["generation"] == HELD
-        since = "held back until a mitigation names it" if held else f"for generation {record['generation']} on"
+        since = "came undeclared, held back unless admitted" if held else f"for generation {record['generation']} on"
         label = "" if record["label"] == UNLABELED else f", label {record['label']}"
         yield f"row {self.row}: {origin}, {since}{label}, digest {bytes(record['digest']).hex()}"
         yield f"  in {self.place[0]}, place {self.place[1]}"
@@ -81,11 +81,10 @@ def exposure(store: GenerationStore) -> list[dict[str, float]]:
     """Return, for every trained generation, how many rows of each origin it trained on; a mean over replicates.
 
     Returns:
-        One dict per generation: rows by ``"gold"``, ``"held"`` or ``"generation g"``.
+        One dict per generation: rows by ``"gold"``, ``"held synthetic"``, ``"held unknown"`` or ``"generation g"``.
     """
-    order = _in_pool_order(store)
-    names = [_name(manifest) for manifest in order]
-    ends = np.cumsum([manifest.rows for manifest in order])
+    order = [part for manifest in _in_pool_order(store) for part in _parts(manifest)]
+    names, ends = [name for name, _ in order], np.cumsum([rows for _, rows in order])
     found = []
     for generation in range(len(store) - 1):
         rows = store.training_set(generation)
@@ -93,6 +92,13 @@ def exposure(store: GenerationStore) -> list[dict[str, float]]:
         replicates = rows.size // len(rows)
         found.append({name: count / replicates for name, count in zip(names, counts.tolist(), strict=True) if count})
     return found
+
+
+def _parts(manifest: Manifest) -> list[tuple[str, int]]:
+    """Return names and rows of what follows one another in a pool; what is held back lies there by origin."""
+    if manifest.generation == HELD:
+        return [(f"held {origin}", rows) for origin, rows in manifest.facts.items()]
+    return [(_name(manifest), manifest.rows)]
 
 
 def _in_pool_order(store: GenerationStore) -> list[Manifest]:
@@ -132,8 +138,9 @@ def _draw(facts: dict[str, Any], candidate: int) -> str:
 def _made(manifest: Manifest) -> str:
     model = manifest.facts.get("model")
     if model is None:
-        what = manifest.facts.get("data", "rows that came with gold undeclared")
-        return f"gold: {what}, {manifest.rows} rows, content {manifest.content[:12]}"
+        name = _name(manifest)
+        what = manifest.facts.get("data", "rows that came with gold and are not declared real")
+        return f"{name}: {what}, {manifest.rows} rows, content {manifest.content[:12]}"
     return (
         f"generation {manifest.generation} is what the model of generation {model['generation']} made: weights "
         f"{model['weights'][:12]}, trained on {model['rows']:g} rows, {model['real']:g} of them real"

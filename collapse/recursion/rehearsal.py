@@ -13,6 +13,7 @@ from collapse.data.generation import Generation
 from collapse.data.module import RecursiveDataModule
 from collapse.data.pool import DataPool
 from collapse.data.rows import HELD, Batch, Origin, finite, provenance
+from collapse.mitigations.gate import Gate
 from collapse.mitigations.mitigation import Mitigation
 from collapse.mitigations.stack import MitigationStack
 from collapse.models.estimators import Estimator
@@ -47,8 +48,8 @@ def rehearse(
         samples: Rows to sample from each.
 
     Raises:
-        ValueError: If gold holds NaN or infinite values, if a mitigation cannot compose a training set, or if the
-            module takes no such rows.
+        ValueError: If gold holds NaN or infinite values, if a gate cannot judge its rows, if a mitigation cannot
+            compose a training set, or if the module takes no such rows.
     """
     stack, gold = MitigationStack(mitigations), data.gold()
     rows = gold.x if isinstance(gold.x, MappedArray) else finite(np.asarray(gold.x), 0)
@@ -57,7 +58,10 @@ def rehearse(
         records = provenance(len(held), origin=origin, generation=HELD, y=held.y)
         parts.append((held.x if isinstance(held.x, MappedArray) else np.asarray(held.x), records))
     pool = DataPool(*zip(*parts, strict=True))
-    compose(Generation(0, generations, 0, samples, pool), stack, data.replicates)
+    first = Generation(0, generations, 0, samples, pool)
+    for gate in (one for one in stack if isinstance(one, Gate)):
+        gate.check(first, data.replicates)
+    compose(first, stack, data.replicates)
     if generations > 1:
         again = np.broadcast_to(pool.stored(np.zeros(1, np.int64)), (samples, *rows.shape[1:]))
         made = DataPool([again], [provenance(samples, origin=Origin.SYNTHETIC, generation=1)], pool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from collapse.data.files import MappedArray
+from collapse.data.files import MappedArray, is_temporary
 from collapse.data.folder import StoreError
 from collapse.data.journal import JOURNAL, JournalError
 from collapse.data.manifest import Manifest
@@ -23,6 +24,10 @@ __all__ = ["config_digest", "faults", "refuse_changed"]
 
 STRICT = ("checkpoints", "generations", "training", "weights")
 """Folders that hold nothing but what a run wrote."""
+NAMED = ("config.yaml", "environment.json", "metrics.jsonl", "run.json")
+"""Files of the run folder itself that a run writes; others there are the user's own."""
+LEFTOVER = re.compile(r"chunk_\d+(\.rows)?\.npy|rejected\.npy")
+"""Files of a generation that was never committed."""
 
 
 def config_digest(identity: dict[str, Any]) -> str:
@@ -53,10 +58,10 @@ def faults(store: GenerationStore) -> Iterator[str]:
         yield str(error)
         return
     manifests = _manifests(store)
-    if not known and not any(isinstance(found, Manifest) for found in manifests.values()):
-        return
     if not known:
-        yield f"{store.journal.path} is missing: it says what the folder may hold; restore it from a backup"
+        if manifests or any(not LEFTOVER.fullmatch(path.name) for path in _written(store)):
+            yield f"{store.journal.path} is missing: it says what the folder may hold; restore it from a backup"
+        return
     for name, permitted in known.items():
         yield from _journal_faults(store, name, permitted)
     yield from _chain_faults(store, manifests)
@@ -85,7 +90,7 @@ def _journal_faults(store: GenerationStore, name: str, permitted: tuple[str | No
 def _manifests(store: GenerationStore) -> dict[int, Manifest | str]:
     """Return every manifest there is, gold first, or what is wrong with it."""
     found: dict[int, Manifest | str] = {}
-    numbers = [int(path.name[4:]) for path in store.pools.glob("gen_*") if path.name[4:].isdigit()]
+    numbers = [int(path.name[4:]) for path in store.pools.glob("gen_*") if path.name[4:].isdecimal()]
     for generation in [*sorted(numbers), HELD]:
         if store.committed(generation):
             try:
@@ -105,7 +110,7 @@ def _chain_faults(store: GenerationStore, manifests: dict[int, Manifest | str]) 
             yield f"{path} is missing, and generations after it are there; restore it from a backup"
         elif isinstance(manifest, str):
             yield manifest
-        else:
+        else:  # also where its own digest fits
             if parent is not None and manifest.parent != parent:
                 yield f"{path} does not follow from the manifest before it: one of the two was changed or swapped"
             if manifest.generation != generation:
@@ -189,26 +194,34 @@ def _holds(check: Callable[[], bool]) -> bool:
         return False
 
 
+def _written(store: GenerationStore) -> Iterator[Path]:
+    """Yield every file that only a run writes; temporary ones, of a process or of a file system, aside."""
+    folders = (store.root / name for name in STRICT)
+    places = [store.root / name for name in NAMED] + [path for folder in folders for path in folder.rglob("*")]
+    for path in sorted(places):
+        if path.is_file() and not is_temporary(path.name) and not path.name.startswith(".nfs"):
+            yield path
+
+
 def _strangers(
     store: GenerationStore, known: dict[str, tuple[str | None, ...]], manifests: dict[int, Manifest | str]
 ) -> Iterator[str]:
     """Find files that no run has written where only a run writes."""
-    checkpoints = any(name.startswith("checkpoints/") for name in known)
-    for folder in STRICT:
-        for path in sorted((store.root / folder).rglob("*")):
-            name = path.relative_to(store.root).as_posix()
-            if path.is_dir() or name in known or ".tmp" in path.name:
-                continue
-            if folder == "checkpoints" and not checkpoints:  # a Trainer of the user's own writes its own way
-                continue
-            if folder == "generations" and not _is_strange(store, path, manifests):
-                continue
-            yield f"{path} is in no manifest and not in {JOURNAL}: it is no part of the run, or that was cut short"
-
-
-def _is_strange(store: GenerationStore, path: Path, manifests: dict[int, Manifest | str]) -> bool:
-    """Whether a file lies in a committed generation without being in its manifest, or in no generation's folder."""
+    ours = {store.root / name for name in known}
     for generation, manifest in manifests.items():
-        if path.parent == store.folder(generation):
-            return not isinstance(manifest, Manifest) or path.name not in {name for name, _, _ in manifest.files}
-    return path.parent not in {store.folder(len(store)), store.folder(HELD)}
+        if isinstance(manifest, Manifest):
+            ours |= {store.folder(generation) / name for name, _, _ in manifest.files}
+    under_way = {store.folder(len(store)), store.folder(HELD)} - {store.folder(each) for each in manifests}
+    checkpoints = any(name.startswith("checkpoints/") for name in known)  # or a Trainer of the user's own writes them
+    unreadable = {store.folder(generation) for generation, found in manifests.items() if isinstance(found, str)}
+    for folder in sorted(unreadable):
+        names = ", ".join(sorted(path.name for path in folder.iterdir() if path.name != "manifest.json"))
+        yield f"{folder} cannot be checked without its manifest: {names or 'it is empty'}"
+    for path in _written(store):
+        if path in ours or path.parent in unreadable or (path.parent.name == "checkpoints" and not checkpoints):
+            continue
+        if path.is_symlink() and path.resolve() in {one.resolve() for one in ours}:  # a link to "the last one"
+            continue
+        if path.parent in under_way and LEFTOVER.fullmatch(path.name):
+            continue
+        yield f"{path} is in no manifest and not in {JOURNAL}: it is no part of the run, or that was cut short"

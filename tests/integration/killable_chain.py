@@ -35,6 +35,7 @@ from collapse import (
     DataAccumulation,
     Digits,
     GenerationEarlyStopping,
+    Mitigation,
     RingOfGaussians,
     StepCheckpoint,
     run_chain,
@@ -65,6 +66,14 @@ def digits(**options):
     return {"module": VAE(hidden=16, latent_dim=4), "data": Digits(batch_size=300), **rows, **options}
 
 
+class Fussy(Mitigation):
+    """Keeps the rows on one side, with a score."""
+
+    def curate(self, samples, generation):
+        score = samples.x.reshape(len(samples), -1)[:, 0]
+        return samples.select(score > 0, score)
+
+
 def with_workers(arguments):
     arguments["data"].num_workers = 2
     return arguments
@@ -87,6 +96,7 @@ CONFIGS = {
         epochs_per_generation=6,
         callbacks=[StepCheckpoint(root, 3), GenerationEarlyStopping(patience=1, min_delta=0.5)],
     ),
+    "curated": lambda root: ring(mitigations=[Fussy()], callbacks=[StepCheckpoint(root, 4)]),
     "real": lambda root: ring(mitigations=[AnchorReplay(1.0, rows="fresh")], samples_per_generation=800),
 }
 

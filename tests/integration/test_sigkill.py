@@ -209,6 +209,7 @@ def test_with_two_loader_workers_it_is_the_run_without(children, root, point):
         ("plain", ["checkpoint:4", "checkpoint:1:before", "manifest:1"]),
         ("plain", ["step:8", "step:8", "step:14", "step:29"]),
         ("ema", ["step:7", "step:11", "turn:1"]),
+        ("curated", ["harvest:4", "manifest:1", "step:9", "step:10", "turn:1", "manifest:2"]),
         ("ema", ["turn:1", "turn:1", "harvest:1"]),
         ("steps", ["step:3", "step:3"]),  # a checkpoint between two optimizer steps would lose half a gradient
         ("steps", ["step:9", "step:9", "turn:2"]),

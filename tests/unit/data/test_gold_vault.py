@@ -6,9 +6,10 @@ import stat
 import numpy as np
 import pytest
 
-from collapse.data import GenerationStore, Samples
+from collapse.data import GenerationStore, Samples, intake
 from collapse.data import gold as gold_module
 from collapse.data.gold import GoldVault
+from collapse.recursion.verification import faults
 
 
 def rows(seed=0):
@@ -86,6 +87,40 @@ def test_pruning_removes_what_no_run_links_to(tmp_path):
         path.unlink() if path.is_file() else path.rmdir()
     vault.prune()
     assert not vault.root.exists()
+
+
+def test_a_file_that_anyone_could_write_is_protected_before_it_is_shared(tmp_path):
+    one, _ = gold_of(tmp_path / "a")
+    for path in one.folder(0).glob("chunk_*"):
+        path.chmod(0o644)
+    other, _ = gold_of(tmp_path / "b")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in other.folder(0).glob("chunk_*")} == {0o444}
+
+
+@pytest.mark.parametrize(("age", "left"), [(10, True), (10_000, False)])
+def test_what_a_killed_writer_has_left_goes_in_time(tmp_path, age, left):
+    store, manifest = gold_of(tmp_path / "a")
+    digest = manifest.files[0][2]
+    torn = tmp_path / ".gold" / digest[:2] / f"{digest}.npy.tmp4194304000000"
+    torn.write_bytes(b"half")
+    os.utime(torn, (torn.stat().st_mtime - age,) * 2)
+    GoldVault(tmp_path / ".gold").prune()
+    assert torn.exists() == left
+    store.verify(manifest)
+
+
+def test_a_start_that_was_cut_short_with_other_gold_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(intake, "CHUNK_BYTES", 24 * 4)
+    store = GenerationStore(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(GenerationStore, "seal", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            store.write_gold(rows(), facts={})
+    assert len(list(store.folder(0).glob("chunk_*"))) == 20
+    few = Samples(np.ones((8, 3)), np.zeros(8, int))
+    GenerationStore(tmp_path / "run").write_gold(few, facts={})
+    assert len(list(store.folder(0).glob("chunk_*"))) == 4
+    assert list(faults(GenerationStore(tmp_path / "run"))) == []
 
 
 def test_gold_is_hashed_once_while_it_is_not_touched(tmp_path, monkeypatch):

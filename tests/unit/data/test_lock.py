@@ -67,7 +67,41 @@ def test_it_goes_with_a_killed_process_even_if_a_worker_lives_on(tmp_path, holde
 def test_it_waits_for_a_process_that_is_about_to_end(tmp_path, holder):
     process = holder()
     subprocess.Popen([sys.executable, "-c", f"import time, os; time.sleep(0.5); os.kill({process.pid}, 9)"]).wait(5)
-    RunLock(tmp_path).acquire()
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    lock.release()
+
+
+def test_a_file_that_was_removed_meanwhile_locks_nothing(tmp_path, monkeypatch):
+    """``rm -r``, and a start that failed, remove it while others wait for it."""
+    monkeypatch.setattr(lock_module, "PATIENCE", 0.0)
+    first, waiting, third = (RunLock(tmp_path) for _ in range(3))
+    first.acquire()
+    take = RunLock._take
+
+    def as_the_first_gives_up(lock, file):
+        if first._file is not None:
+            (tmp_path / "lock").unlink()
+            first.release()
+        return take(lock, file)
+
+    monkeypatch.setattr(RunLock, "_take", as_the_first_gives_up)
+    monkeypatch.setattr(lock_module, "PATIENCE", 1.0)
+    waiting.acquire()
+    monkeypatch.setattr(lock_module, "PATIENCE", 0.0)
+    with pytest.raises(LockedError):
+        third.acquire()
+    waiting.release()
+
+
+def test_who_holds_it_can_be_asked_without_writing(tmp_path, holder):
+    assert RunLock(tmp_path).holder() is None
+    assert not list(tmp_path.iterdir())
+    process = holder()
+    assert str(process.pid) in RunLock(tmp_path).holder()
+    process.kill()
+    process.wait()
+    assert RunLock(tmp_path).holder() is None
 
 
 def test_taking_it_twice_and_giving_it_back(tmp_path, monkeypatch):

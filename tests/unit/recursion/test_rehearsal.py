@@ -33,7 +33,6 @@ def tiny(shape=(2,)):
         (Gaussian(replicates=3), GaussianData(rows=32, replicates=3), [AnchorReplay(0.5, "coin")]),
         (Categorical(4), CategoricalData(rows=32), []),
     ],
-    ids=repr,
 )
 def test_what_goes_together_is_left_as_it_was(module, data, mitigations):
     before = {name: value.clone() for name, value in module.state_dict().items()}
