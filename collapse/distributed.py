@@ -1,4 +1,4 @@
-"""A sum over processes that gradients flow through."""
+"""Values of all processes: a sum that gradients flow through, and each one's own."""
 
 from __future__ import annotations
 
@@ -7,13 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["processes", "sum_over_processes"]
+__all__ = ["gather_processes", "own_share", "processes", "sum_over_processes"]
 
 
 def processes() -> int:
     """Return the number of processes that train together, 1 outside of distributed training."""
     ready = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if ready else 1
+
+
+def gather_processes(x: Tensor) -> Tensor:
+    """Return every process's ``x``, (W, *S) for x (*S), in the order of their ranks; all call it, without gradients."""
+    if processes() == 1:
+        return x[None]
+    everybodys = [torch.empty_like(x) for _ in range(processes())]
+    torch.distributed.all_gather(everybodys, x.contiguous())
+    return torch.stack(everybodys)
+
+
+def own_share(gathered: Tensor) -> Tensor:
+    """Return this process's part of what ``gather_processes`` returned."""
+    return gathered[torch.distributed.get_rank() if processes() > 1 else 0]
 
 
 class _SumOverProcesses(torch.autograd.Function):

@@ -14,7 +14,7 @@ from torch import Tensor
 from collapse.arguments import Remembers
 from collapse.data.loading import GenerationLoader
 from collapse.data.rows import Batch
-from collapse.distributed import processes
+from collapse.distributed import gather_processes, own_share, processes
 from collapse.models.sharding import is_sharded, shard
 from collapse.seeding import Clock, Stream, generator, reseed
 
@@ -158,13 +158,14 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
             reseed(self.clock.key(Stream.VALIDATE, dataloader_idx, batch_idx, self.global_rank))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the running sums, so that an epoch resumed in its middle logs the mean of all of it."""
-        checkpoint["epoch_sums"], checkpoint["epoch_steps"] = self.epoch_sums, self.epoch_steps
+        """Keep every process's running sums, so that an epoch resumed in its middle logs the mean of all of it."""
+        checkpoint["epoch_sums"] = {name: gather_processes(self.epoch_sums[name]) for name in sorted(self.epoch_sums)}
+        checkpoint["epoch_steps"] = self.epoch_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the running sums up again."""
         sums = checkpoint.get("epoch_sums", {})
-        self.epoch_sums = {name: total.to(self.device) for name, total in sums.items()}
+        self.epoch_sums = {name: own_share(totals).to(self.device) for name, totals in sums.items()}
         self.epoch_steps = checkpoint.get("epoch_steps", 0)
 
     def configure_model(self) -> None:

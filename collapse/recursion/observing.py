@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from collapse.data.generation import Generation, GenerationCallback
-from collapse.distributed import processes
+from collapse.distributed import gather_processes
 from collapse.models.generative import SampleFn
 from collapse.recursion.lightning import OtherProcessFailed, callbacks_of, together
 from collapse.recursion.sampling import draw_chunk, sample_rows, sampling, turns
@@ -109,7 +109,7 @@ class SharedSampler:
         if self.trainer.world_size == 1:
             return None
         mine = torch.tensor([kind, rows, stream], device=self.module.device)
-        everybody = [announced.tolist() for announced in _all_gathered(mine)]
+        everybody = gather_processes(mine).tolist()
         if any(what == FAILED for what, *_ in everybody):
             raise OtherProcessFailed
         requests = {(rows, stream) for what, rows, stream in everybody if what == ASKS}
@@ -130,12 +130,5 @@ class SharedSampler:
                 x = draw_chunk(self.sample, count, address, self.module.device)
             padded = x.new_zeros(size, *x.shape[1:])
             padded[: len(x)] = x
-            drawn = dict(zip(turn, _all_gathered(padded), strict=True))
+            drawn = dict(zip(turn, gather_processes(padded), strict=True))
             yield from (part[:count].cpu() for (_, count), part in drawn.items())
-
-
-def _all_gathered(x: Tensor) -> list[Tensor]:
-    """Return every process's ``x``, all of one shape, in the order of the processes."""
-    everybodys = [torch.empty_like(x) for _ in range(processes())]
-    torch.distributed.all_gather(everybodys, x)
-    return everybodys

@@ -36,6 +36,14 @@ from collapse import (
 from collapse.recursion import AtomicCheckpointIO
 
 PHASES = ("start", "step", "harvest", "turn", "checkpoint", "evaluation")
+LENGTHS = {
+    "step": (1, 0.05),
+    "harvest": (2, 0.01),
+    "turn": (2, 0.001),
+    "checkpoint": (6, 0.002),
+    "evaluation": (2, 0.02),
+}
+"""How often a phase comes, so that it can be waited for, and about how many seconds it takes."""
 COUNTS = struct.Struct(f"<{1 + len(PHASES)}I")  # the phase, and how often each has begun
 
 
@@ -166,7 +174,7 @@ def run(request):
             for process in set(processes) - set(codes):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
-        time.sleep(0.0005)
+        time.sleep(0.0002)
     return {"killed": killed is not None, "phase": phase, "seconds": time.monotonic() - begun}
 
 
@@ -189,8 +197,8 @@ def plan(rng, seconds):
     if rng.random() < 0.4:
         return {"seconds": rng.uniform(0, seconds)}
     phase = rng.choice(PHASES[1:])
-    turns = {"step": 1, "harvest": 2, "turn": 2, "checkpoint": 6, "evaluation": 2}
-    return {"phase": phase, "turn": rng.randint(1, turns[phase]), "delay": rng.uniform(0, 0.01)}
+    turns, longest = LENGTHS[phase]
+    return {"phase": phase, "turn": rng.randint(1, turns), "delay": rng.uniform(0, longest)}
 
 
 if __name__ == "__main__":

@@ -100,5 +100,5 @@ def test_a_hundred_kills(arena, tmp_path, capsys):
     with capsys.disabled():
         report(landed, chains)
     assert sum(landed.values()) == 100
-    assert min(landed[phase] for phase in chaos.PHASES[1:]) >= 5
+    assert all(landed[phase] for phase in chaos.PHASES[1:])
     assert len(chains) == len(chaos.CONFIGS)
