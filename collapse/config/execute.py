@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import pytorch_lightning as pl
 
 from collapse.callbacks import ChainProgress, GenerationEvaluation, IncomingCheck, SampleGallery
@@ -12,6 +16,7 @@ from collapse.config.run_folder import check_folder, finished, first_process, re
 from collapse.config.schema import WandbConfig
 from collapse.config.tracking import finish_wandb, resolved_mode, wandb_logger
 from collapse.config.wandb_record import WandbRecord
+from collapse.data import RecursiveDataModule
 from collapse.mitigations import MitigationStack
 from collapse.recursion import Chain, StepCheckpoint, run_chain
 from collapse.recursion.checks import check_budget, check_module
@@ -34,13 +39,15 @@ def run(loaded: LoadedConfig) -> Chain:
     Raises:
         ConfigError: If the config cannot be run, or the folder holds another one.
     """
-    config, out = loaded.config, loaded.out
+    config = loaded.config
     with usage():
         check_initialization(config.initialization)
         resolved_mode(config.wandb.mode)
         _check_names(config.wandb)
         data = build_data(config)
         rows = rows_of(data, config)
+        loaded = _pinned(loaded, data)
+        out = loaded.out
         samples = rows if config.samples_per_generation is None else config.samples_per_generation
         check_budget(
             generations=config.generations,
@@ -84,8 +91,8 @@ def run(loaded: LoadedConfig) -> Chain:
             **options,
         )
     except FAULTS as error:
-        if progress.begun:
-            raise  # a fault of the run: something has been trained
+        if progress.begun or isinstance(error, FileNotFoundError):
+            raise  # a fault of the run: something has been trained, or is gone
         if fresh and first_process():  # what only shows once gold is composed: too few rows for fresh anchors, say
             remove_folder(out, itself=not existed)
         raise ConfigError(str(error)) from error
@@ -93,6 +100,21 @@ def run(loaded: LoadedConfig) -> Chain:
         raise last_words(error) from error
     finally:
         finish_wandb(logger)
+
+
+def _pinned(loaded: LoadedConfig, data: RecursiveDataModule) -> LoadedConfig:
+    """Return the config with what its data are today: on data that have changed it is another one."""
+    fixed = data.pinned()
+    if not fixed:
+        return loaded
+    arguments = _merged(loaded.config.data, fixed)
+    config = dataclasses.replace(loaded.config, data=arguments)
+    return dataclasses.replace(loaded, config=config, tree={**loaded.tree, "data": arguments})
+
+
+def _merged(arguments: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {key: _merged(arguments[key], value) for key, value in fixed.items() if isinstance(value, Mapping)}
+    return {**arguments, **fixed, **nested}
 
 
 def _check_names(settings: WandbConfig) -> None:

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from collapse.config.errors import ConfigError
+from collapse.data.folder import StoreError
 from collapse.data.ingest import Ingestion, IngestPool, Layout, ingest, open_source
+from collapse.data.ingest.pool import is_pool
 from collapse.data.origins import origin_named
 from collapse.data.rows import Origin
 from collapse.metrics.incoming import check_incoming
 from collapse.seeding import Stream, generator, numpy_generator
 
-__all__ = ["ingest_path"]
+__all__ = ["ingest_path", "pool_faults"]
 
 CHECKED = 1000
 """Most rows of each side that are compared."""
@@ -41,7 +43,7 @@ def ingest_path(
         origin: ``real``, ``synthetic`` or ``unknown``.
         shape: Sides of a row, separated by commas, for arrays whose rows are flat.
         size: Height and width to resize images to.
-        length: Tokens in a row of text.
+        length: Bytes in a row of text.
         label: Column of a table that holds the labels.
 
     Returns:
@@ -54,6 +56,16 @@ def ingest_path(
         layout = Layout(_sides(shape), size, length, label)
         done = ingest(open_source(path, layout), out, origin_named(origin))
     return [*_said(path, done), *_checked(IngestPool(out), done), str(done.batch.folder)]
+
+
+def pool_faults(root: Path) -> list[str] | None:
+    """Read every byte of a pool of ingested data; return a sentence for each fault, or None where there is no pool."""
+    if not is_pool(root):
+        return None
+    try:
+        return list(IngestPool(root).faults())
+    except (StoreError, ValueError) as error:
+        return [str(error)]
 
 
 @contextmanager
@@ -85,6 +97,8 @@ def _said(path: Path, done: Ingestion) -> list[str]:
 
 def _checked(pool: IngestPool, done: Ingestion) -> list[str]:
     """Compare a batch with the real rows that were there before it; a finding is a warning, and refuses nothing."""
+    if pool.rows.dtype.kind != "f" and pool.rows.dtype != np.uint8:
+        return ["not checked against real rows: tokens have no distance"]
     first = len(pool) - done.batch.manifest.rows
     real = np.flatnonzero(pool.origins[:first] == Origin.REAL)
     if not len(real):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def marginals(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndar
 Draw = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 LAWS: dict[str, Draw] = {"normal": normal, "kernels": kernels, "marginals": marginals}
 CONTINUOUS = {normal, kernels}
-LEAKS = (*LAWS, "held")
+LEAKS = (*LAWS, "synthetic")
 
 
 class Contaminated(RecursiveDataModule):
@@ -74,8 +75,8 @@ class Contaminated(RecursiveDataModule):
         source: The clean data, without a replicate axis; batch size and workers are its own.
         share: Share of leaked rows in [0, 1], exact to the rounding of one row.
         leak: Where they come from. ``"normal"``: a normal law; ``"kernels"``: a kernel density; ``"marginals"``:
-            every coordinate on its own, the only one for tokens; ``"held"``: the rows that came with the source and
-            are declared synthetic, whatever their labels.
+            every coordinate on its own, the only one for tokens; ``"synthetic"``: the rows that came with the source
+            and are declared synthetic, whatever their labels.
         seed: Key of the places and of the draws.
 
     Raises:
@@ -97,10 +98,6 @@ class Contaminated(RecursiveDataModule):
         self.clean, self.share, self.leak, self.seed = source, share, leak, seed
         self.classes = source.classes
 
-    def describe(self) -> str:
-        """Name the source as it describes itself, so that the description tells data apart and makes them again."""
-        return f"Contaminated({self.clean.describe()}, share={self.share!r}, leak={self.leak!r}, seed={self.seed!r})"
-
     def gold(self) -> Samples:
         """Return the rows of the source, those that leaked in place of others."""
         return self._gold
@@ -112,6 +109,11 @@ class Contaminated(RecursiveDataModule):
     def held(self) -> Mapping[Origin, Samples]:
         """Return what the source holds."""
         return self.clean.held()
+
+    def pinned(self) -> Mapping[str, Any]:
+        """Return what the source must be given to stay as it is."""
+        fixed = self.clean.pinned()
+        return {"source": fixed} if fixed else {}
 
     def leaked(self) -> np.ndarray:
         """Return which rows of gold are synthetic, (n,) bool; for evaluation, never for training."""

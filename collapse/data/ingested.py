@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -63,18 +63,22 @@ class Ingested(RecursiveDataModule):
     reference, and a pool that grows keeps most of its split. What is not declared real is held (see ``held``), unless
     it equals a reference row: nobody ever trains on that. Every byte of the pool is verified before the first use.
 
+    A pool grows, and a chain must not: the module is described by its pool's version, and a run keeps to the one that
+    it started from.
+
     Args:
         root: The pool's folder.
         held_out: Share of the real rows that becomes the reference set, strictly between 0 and 1; met up to the copies
             of one row.
         seed: Key of that choice.
+        version: First characters of the digest of the last batch to read; None for all batches that there are.
         batch_size: Rows per process and batch; None for all rows in one batch.
         num_workers: Loader processes.
 
     Raises:
         FileNotFoundError: At the first read, if there is no pool.
         StoreError: At the first read, if the pool was changed.
-        ValueError: If ``held_out`` is outside its range, or too few rows are declared real.
+        ValueError: If ``held_out`` is outside its range, too few rows are declared real, or there is no such version.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Ingested(RecursiveDataModule):
         root: str | Path,
         held_out: float = 0.1,
         seed: int = 0,
+        version: str | None = None,
         *,
         batch_size: int | None = 128,
         num_workers: int = 0,
@@ -89,7 +94,16 @@ class Ingested(RecursiveDataModule):
         super().__init__(batch_size, num_workers)
         if not 0 < held_out < 1:
             raise ValueError(f"held_out must lie strictly between 0 and 1, got {held_out}")
-        self.root, self.held_out, self.seed = expanded(root), held_out, seed
+        self.root, self.held_out, self.seed, self.version = expanded(root), held_out, seed, version
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, and the version that was found."""
+        return {**super().arguments, **self.pinned()}
+
+    def pinned(self) -> Mapping[str, Any]:
+        """Return the version of the pool that is read."""
+        return {"version": self._pool.version}
 
     def gold(self) -> Samples:
         """Return the rows that were declared real and are not held out."""
@@ -109,13 +123,18 @@ class Ingested(RecursiveDataModule):
         return self._parts.classes
 
     @cached_property
-    def _parts(self) -> Parts:
-        pool = IngestPool(self.root)
+    def _pool(self) -> IngestPool:
+        pool = IngestPool(self.root, self.version)
         if not pool.batches:
             raise FileNotFoundError(
                 f"{self.root} holds no ingested data; collapse ingest PATH --origin real --out {self.root} puts some "
                 "there"
             )
+        return pool
+
+    @cached_property
+    def _parts(self) -> Parts:
+        pool = self._pool
         pool.verify()
         origins, digests = pool.origins, pool.digests
         real = np.flatnonzero(origins == Origin.REAL)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from collapse.cli import main
+from collapse.config import load_run
 from collapse.data import Contaminated, GenerationStore, Ingested, Origin
 from collapse.data import lock as locks
 from collapse.data.ingest import IngestPool, append, ingest, open_source
@@ -169,6 +171,123 @@ def test_a_run_knows_its_pool_by_its_rows_and_not_by_its_place(collapse, pool, t
     np.save("more.npy", IMAGES[400:450])
     assert collapse("ingest", "more.npy", "--out", "moved")[0] == 0
     assert len(Ingested("moved").held()[Origin.UNKNOWN]) == 90
+    started = Chain.load("run")
+    code, said, errors = collapse(*arguments, "data.root=moved")
+    assert (code, said, len(errors)) == (2, [], 1), "other rows are another run"
+    version = IngestPool(tmp_path / "moved").version
+    assert errors[0].startswith("collapse: out=run holds another run: its data is {")
+    assert f"'version': {version!r}}}; choose another folder, or go on with that one: collapse resume run" in errors[0]
+    first = load_run(Path("run")).tree["data"]["version"]
+    assert collapse(*arguments, "data.root=moved", f"data.version={first}")[:2] == (0, ["run"])
+    (tmp_path / "moved").rename(pool)
+    assert collapse("resume", "run")[:2] == (0, ["run"])
+    assert Chain.load("run").records == started.records
+    assert started.store.manifest(0).facts["data"] == f"Ingested(version={first!r})"
+    assert first != version
+
+
+def test_each_pool_has_a_run_folder_of_its_own(collapse, files, tmp_path):
+    np.save("more.npy", 255 - IMAGES[600:650])
+    for name in ("one", "two"):
+        assert collapse("ingest", "real.npz", "--origin", "real", "--out", name)[0] == 0
+    run = ("run", "data=ingested", *CHAIN, "generations=1")
+    folders = {root: collapse(*run, f"data.root={root}")[1] for root in ("one", "two")}
+    assert folders["one"] == folders["two"], "the same rows"
+    assert collapse("ingest", "more.npy", "--origin", "synthetic", "--out", "two")[0] == 0
+    code, said, _ = collapse(*run, "data.root=two")
+    assert (code, said == folders["one"]) == (0, False)
+    leak = ("data={name: Contaminated, share: 0.1, source: {name: Ingested, root: two}}", "data.leak=synthetic")
+    contaminated = collapse("run", *leak, *CHAIN, "generations=1")
+    assert contaminated[0] == 0
+    version = IngestPool(tmp_path / "two").version
+    assert load_run(tmp_path / contaminated[1][0]).tree["data"]["source"]["version"] == version
+    assert f"version={version!r}" in GenerationStore(contaminated[1][0]).manifest(0).facts["data"]
+
+
+@pytest.mark.parametrize("origin", ["unknown", "real"])
+def test_a_chain_goes_on_while_its_pool_grows(collapse, pool, tmp_path, monkeypatch, origin):
+    arguments = ("run", "data=ingested", "data.root=pool", "mitigations=[Admit,DataAccumulation]", *CHAIN)
+    assert collapse(*arguments, "out=whole")[0] == 0
+    commit, count = GenerationStore.commit_manifest, []
+
+    def dying(store, manifest):
+        commit(store, manifest)
+        count.append(manifest)
+        if len(count) == 3:  # gold, what is held back, what model 0 sampled
+            raise OSError(5, "gone", "disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GenerationStore, "commit_manifest", dying)
+        assert collapse(*arguments, "out=cut")[0] == 1
+    assert len(GenerationStore("cut")) == 2
+    np.save("more.npy", IMAGES[700:1000])
+    assert collapse("ingest", "more.npy", "--origin", origin, "--out", "pool")[0] == 0
+    assert collapse("resume", "cut")[:2] == (0, ["cut"])
+    assert Chain.load("cut").records == Chain.load("whole").records
+    assert list(trained_on(tmp_path / "cut")) == list(trained_on(tmp_path / "whole"))
+
+
+def test_folders_of_digits_join_a_pool_of_numbered_digits(collapse, pool):
+    for index in range(300, 310):
+        folder = Path("by_class", str(BUNCH.target[index]))
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(IMAGES[index, 0]).save(folder / f"{index}.png")
+    assert collapse("ingest", "by_class", "--origin", "real", "--out", "pool")[0] == 0
+    labels = IngestPool("pool").rows.labels[-10:]
+    assert sorted(labels.tolist()) == sorted(BUNCH.target[300:310].tolist())
+
+
+def test_verify_reads_a_pool(collapse, pool):
+    assert collapse("verify", "pool") == (0, ["pool: every byte of the pool as it was ingested"], [])
+    for name in ("real/batch_00000/chunk_00000.npy", "synthetic/batch_00002/chunk_00000.npy"):
+        (pool / name).chmod(0o644)
+        (pool / name).write_bytes(b"x")
+    bytes_differ = "has other bytes than its manifest says; restore it from a backup"
+    expected = [
+        f"pool/{name} {bytes_differ}"
+        for name in ("real/batch_00000/chunk_00000.npy", "synthetic/batch_00002/chunk_00000.npy")
+    ]
+    assert collapse("verify", "pool") == (1, expected, [])
+    (pool / "real/batch_00000/manifest.json").unlink()
+    assert collapse("verify", "pool") == (1, ["pool has no batch_00000; restore it from a backup"], [])
+    (pool / "notes.md").touch()
+    stranger = "pool is no pool of ingested data: it holds notes.md; choose another folder"
+    assert collapse("verify", "pool") == (1, [stranger], [])
+    Path("empty").mkdir()
+    assert collapse("verify", "empty")[0] == 2
+
+
+def test_tokens_are_not_compared_by_distance(collapse, tmp_path):
+    for name, text in (("one.txt", "abcdefgh" * 20), ("two.txt", "stuvwxyz" * 20)):
+        (tmp_path / name).write_text(text)
+        code, said, _ = collapse("ingest", name, "--origin", "real", "--out", "words", "--length", 4)
+        assert (code, said[2]) == (0, "not checked against real rows: tokens have no distance")
+
+
+INTERRUPTIONS = [
+    (KeyboardInterrupt(), "interrupted"),
+    (
+        OSError(28, "No space left on device", "pool/x"),
+        "could not read or write pool/x: No space left on device; free some space, then give the same command again",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "sentence"), INTERRUPTIONS, ids=["Ctrl-C", "a full disk"])
+@pytest.mark.parametrize("command", ["ingest", "verify", "run"])
+def test_only_a_chain_is_said_to_go_on(collapse, pool, monkeypatch, command, error, sentence):
+    def fails(*_, **__):
+        raise error
+
+    chain = {KeyboardInterrupt: "; `collapse resume RUN` continues the chain"}.get(
+        type(error), ", or `collapse resume RUN`: the chain goes on where it stopped"
+    )
+    monkeypatch.setattr("collapse.config.ingest.ingest", fails)
+    monkeypatch.setattr("collapse.config.ingest.is_pool", fails)
+    monkeypatch.setattr("collapse.config.execute.build_data", fails)
+    given = {"ingest": ("scrape", "--out", "pool"), "verify": ("pool",), "run": ()}[command]
+    code, said, errors = collapse(command, *given)
+    assert (code, said, errors) == (1, [], [f"collapse: {sentence}{chain if command == 'run' else ''}"])
 
 
 @pytest.mark.parametrize("name", ["real/batch_00000/chunk_00000.npy", "unknown/batch_00001/chunk_00000.rows.npy"])
@@ -185,7 +304,7 @@ def test_a_changed_pool_trains_nothing(collapse, pool, tmp_path, name):
 
 
 def test_held_rows_can_leak_into_gold(pool):
-    data = Contaminated(Ingested(pool), 0.1, "held")
+    data = Contaminated(Ingested(pool), 0.1, "synthetic")
     leaked = np.asarray(data.gold().x)[data.leaked()]
     made = {row.tobytes() for row in 255 - IMAGES[300:330]}
     assert len(leaked) == 18

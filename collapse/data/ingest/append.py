@@ -23,6 +23,14 @@ from collapse.data.rows import HELD, UNLABELED, Origin, provenance, row_digests
 
 __all__ = ["Ingestion", "ingest"]
 
+MISFITS = {
+    "dtype": "its values are {}, the pool's {}; convert them",
+    "shape": "its rows are {}, the pool's {}; bring them into that shape",
+    "columns": "its columns are {}, the pool's {}; write these in this order",
+    "labels": "its labels are {0}, the pool's {1}; label it by {1} (folders called 0, 1, 2 give numbers) or not at all",
+}
+"""Fact of the layout -> what to say where a source's is another than the pool's."""
+
 
 @dataclass(frozen=True)
 class Ingestion:
@@ -167,10 +175,8 @@ def _layout(x: np.ndarray, y: np.ndarray | None, findings: Findings) -> dict[str
 def _check_fit(pool: IngestPool, source: Source, layout: dict[str, Any]) -> None:
     for name, wanted in pool.layout.items():
         if layout[name] not in (wanted, None):
-            raise ValueError(
-                f"{source.path} does not fit {pool.root}: its {name} is {layout[name]!r}, the pool's {wanted!r}; "
-                "ingest it into another pool"
-            )
+            fault = MISFITS[name].format(layout[name], wanted)
+            raise ValueError(f"{source.path} does not fit {pool.root}: {fault}, or ingest it into another pool")
 
 
 def _numbers(y: np.ndarray | None, classes: list[str], source: Source) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 import zlib
@@ -19,6 +20,7 @@ __all__ = ["read_images"]
 
 FORMATS = ("PNG", "JPEG")
 MOST_PIXELS = 1 << 26
+NUMBER = "[0-9]{1,18}"  # as large as a label can be
 CHANNELS = {"1": 1, "L": 1, "LA": 1, "P": 3, "PA": 3, "RGB": 3, "RGBA": 3, "CMYK": 3, "YCbCr": 3}
 """Pillow's modes of 8 bits -> channels that they are stored with."""
 MODES = {1: "L", 3: "RGB"}
@@ -31,7 +33,8 @@ def read_images(path: Path, files: list[Path], layout: Layout, findings: Finding
 
     Args:
         path: The folder, or one image.
-        files: In the order of the rows; a file that does not lie in the folder itself is labeled by its own folder.
+        files: In the order of the rows; a file that does not lie in the folder itself is labeled by its own folder, by
+            its number where all of them are named by numbers.
         layout: ``size`` to resize to, height and width; None for images that have one size.
         findings: Told what was resized and converted.
 
@@ -48,11 +51,20 @@ def read_images(path: Path, files: list[Path], layout: Layout, findings: Finding
     if resized:
         findings.notes.append(f"resized {resized} images to {size[0]} x {size[1]} pixels")
     by_class = files[0].parent != path and files[0] != path
+    labels = _labels([file.parent.name for file in files]) if by_class else None
     step = max(1, BLOCK_BYTES // (channels * size[0] * size[1]))
     for start in range(0, len(files), step):
-        part = files[start : start + step]
-        x = np.stack([_decoded(file, MODES[channels], size) for file in part])
-        yield Block(x, np.array([file.parent.name for file in part]) if by_class else None)
+        part = slice(start, start + step)
+        x = np.stack([_decoded(file, MODES[channels], size) for file in files[part]])
+        yield Block(x, None if labels is None else labels[part])
+
+
+def _labels(names: list[str]) -> np.ndarray:
+    """Return the names of folders (n,), as numbers where that is what all are; not if 1 and 01 were to be the same."""
+    distinct = set(names)
+    if all(re.fullmatch(NUMBER, name) for name in distinct) and len({int(name) for name in distinct}) == len(distinct):
+        return np.array([int(name) for name in names])
+    return np.array(names)
 
 
 @contextmanager

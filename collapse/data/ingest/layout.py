@@ -22,7 +22,7 @@ class Layout:
     Attributes:
         shape: Of a row, for arrays whose rows are stored flat.
         size: Height and width in pixels that every image is resized to.
-        length: Tokens in a row of text, at least 1.
+        length: Bytes in a row of text, each of them a token; at least 1.
         label: Column of a table that holds the labels.
     """
 

@@ -3,7 +3,7 @@
     POOL/
       real/batch_00000/             what was declared real
         chunk_00000.npy             rows (n, *S)
-        chunk_00000.rows.npy        their provenance (n,): origin, label, digest; for nobody to train on unless real
+        chunk_00000.rows.npy        their provenance (n,): origin, label, digest
         manifest.json               where they came from; names the batch before: written last, the commit point
       unknown/batch_00001/          what nobody vouches for
       synthetic/batch_00002/        what is known to be made by a model
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,9 +31,11 @@ from collapse.data.origins import ORIGINS
 from collapse.data.pool import DataPool
 from collapse.data.rows import PROVENANCE, Origin
 
-__all__ = ["IngestPool", "IngestedBatch", "known_digests"]
+__all__ = ["IngestPool", "IngestedBatch", "is_pool", "known_digests"]
 
 MANIFEST = "manifest.json"
+VERSION = 12
+"""Characters of a digest that name it."""
 LAYOUT = ("dtype", "shape", "columns", "labels")
 """Facts in which all batches agree: type and shape of a row, names of its columns, and what its labels are."""
 
@@ -54,16 +57,18 @@ class IngestPool:
 
     Args:
         root: The folder; one that does not exist, or is empty, is a pool without batches.
+        version: First characters of the digest of the last batch to read, for the pool as it was before it grew; None
+            for all batches.
 
     Attributes:
         batches: In the order of their ingestion.
 
     Raises:
         StoreError: If a batch is missing, lies in another partition than its own, or its manifest was changed.
-        ValueError: If the folder holds something else.
+        ValueError: If the folder holds something else, or never was of that version.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, version: str | None = None) -> None:
         self.root = Path(root)
         check_folder(self.root)
         self.batches: list[IngestedBatch] = []
@@ -73,6 +78,17 @@ class IngestPool:
             if folder is None:
                 raise StoreError(f"{self.root} has no {batch_name(index)}; restore it from a backup")
             self.batches.append(IngestedBatch(folder, self._manifest(folder, index)))
+        if version is not None and self.batches:
+            del self.batches[self._last(version) + 1 :]
+
+    def _last(self, version: str) -> int:
+        found = [index for index, batch in enumerate(self.batches) if batch.manifest.digest.startswith(version)]
+        if len(found) != 1:
+            raise ValueError(
+                f"version={version!r} fits {len(found)} of the {len(self.batches)} batches of {self.root}, the newest "
+                f"of which is {self.version}; give the pool that it is of, or another version"
+            )
+        return found[0]
 
     def _manifest(self, folder: Path, index: int) -> Manifest:
         try:
@@ -97,6 +113,11 @@ class IngestPool:
         return self.batches[-1].manifest.digest if self.batches else ""
 
     @property
+    def version(self) -> str:
+        """First characters of the digest: enough to name the pool as it is now."""
+        return self.digest[:VERSION]
+
+    @property
     def layout(self) -> dict[str, Any]:
         """What the rows of all batches have in common, as far as a batch says so."""
         said = [batch.manifest.facts for batch in self.batches]
@@ -119,17 +140,20 @@ class IngestPool:
         Raises:
             StoreError: If a file is missing or has other bytes than its manifest says, or does not belong here.
         """
+        for fault in self.faults():
+            raise StoreError(fault)
+
+    def faults(self) -> Iterator[str]:
+        """Read every byte, and yield a sentence for each file that is not as it was written."""
         for folder, manifest in self.batches:
             known = {name: digest for name, _, digest in manifest.files}
             found = {path.name for path in folder.iterdir()} - {MANIFEST}
             for name in sorted(known.keys() ^ found):
                 fault = "is missing" if name in known else "was not written by collapse"
-                raise StoreError(f"{folder / name} {fault}; restore the pool from a backup")
+                yield f"{folder / name} {fault}; restore the pool from a backup"
             for name, digest in known.items():
-                if file_digest(folder / name) != digest:
-                    raise StoreError(
-                        f"{folder / name} has other bytes than its manifest says; restore it from a backup"
-                    )
+                if name in found and file_digest(folder / name) != digest:
+                    yield f"{folder / name} has other bytes than its manifest says; restore it from a backup"
 
     @cached_property
     def records(self) -> list[np.ndarray]:
@@ -189,6 +213,11 @@ def sync(folder: Path) -> None:
         os.close(descriptor)
 
 
+def is_pool(root: Path) -> bool:
+    """Whether a folder holds ingested data, sound or not."""
+    return any(True for origin in ORIGINS for _ in (root / origin).glob("batch_*"))
+
+
 def check_folder(root: Path) -> None:
     """Raise ValueError if a folder holds anything but a pool."""
     if root.exists() and not root.is_dir():
@@ -198,4 +227,4 @@ def check_folder(root: Path) -> None:
             continue
         partition = path.name in ORIGINS and path.is_dir()
         if not partition or any(not inside.name.startswith("batch_") for inside in path.iterdir()):
-            raise ValueError(f"{root} is not empty and holds no pool of ingested data; choose another folder")
+            raise ValueError(f"{root} is no pool of ingested data: it holds {path.name}; choose another folder")

@@ -29,7 +29,7 @@ def read_text(path: Path, files: list[Path], layout: Layout, findings: Findings)
         ValueError: If no length is given, a line is no JSON object with a text, or every document is too short.
     """
     if layout.length is None:
-        raise ValueError(f"{path} is text, which is cut into rows of equal length; give --length TOKENS")
+        raise ValueError(f"{path} is text, which is cut into rows of equal length; give --length BYTES")
     length, documents, rows, dropped = layout.length, 0, 0, 0
     for file in files:
         for document in READERS[file.suffix.lower()](file, length * max(1, BLOCK_BYTES // (2 * length))):

@@ -153,18 +153,18 @@ class Scraped(RecursiveDataModule):
 
 
 def test_rows_that_a_source_holds_can_leak():
-    data = Contaminated(Scraped(), 0.3, "held")
+    data = Contaminated(Scraped(), 0.3, "synthetic")
     drawn = data.gold().x[data.leaked()].reshape(-1).tolist()
     assert len(set(drawn)) == 3
     assert set(drawn) <= {100, 101, 102, 103}
     assert list(data.held()) == [Origin.SYNTHETIC]
-    assert Contaminated(Scraped(), 0, "held").gold().x.tolist() == Scraped().gold().x.tolist()
+    assert Contaminated(Scraped(), 0, "synthetic").gold().x.tolist() == Scraped().gold().x.tolist()
     with pytest.raises(
         ValueError, match=r"share=0.5 of 10 rows are 5 that leak, and Scraped\(\) holds 4 synthetic rows"
     ):
-        Contaminated(Scraped(), 0.5, "held").gold()
+        Contaminated(Scraped(), 0.5, "synthetic").gold()
     with pytest.raises(ValueError, match="holds 0 synthetic rows"):
-        Contaminated(Digits(), 0.5, "held").gold()
+        Contaminated(Digits(), 0.5, "synthetic").gold()
 
 
 # --- what it says of itself -------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_leaked_rows_count_as_real():
 MISUSE = [
     ({"share": 1.5}, r"share must lie in \[0, 1\], got 1.5"),
     ({"share": -0.1}, "share must lie in"),
-    ({"share": 0.1, "leak": "kernel"}, "leak must be one of normal, kernels, marginals, held.*did you mean 'kernels'"),
+    ({"share": 0.1, "leak": "kernel"}, "leak must be one of normal, kernels, marginals, synthetic.*mean 'kernels'"),
 ]
 
 
@@ -206,7 +206,7 @@ MISUSE = [
 def test_misuse_is_a_sentence(arguments, message):
     with pytest.raises(ValueError, match=message):
         Contaminated(Digits(), **arguments)
-    assert LEAKS == ("normal", "kernels", "marginals", "held")
+    assert LEAKS == ("normal", "kernels", "marginals", "synthetic")
 
 
 def test_replicates_are_refused():
@@ -223,14 +223,14 @@ def built(*overrides):
 
 def test_a_config_names_the_source():
     data = built("data=contaminated", "data.share=0.3", "data.leak=kernels")
-    assert data.describe() == "Contaminated(Digits(), share=0.3, leak='kernels', seed=0)"
+    assert data.describe() == "Contaminated(source=Digits(), share=0.3, leak='kernels')"
     data = built("data=contaminated", "data.source.held_out=0.5", "data.source.batch_size=7")
     assert data.clean.describe() == "Digits(held_out=0.5, batch_size=7)"
     assert data.batch_size == 7
     data = built("data={name: Contaminated, source: RingOfGaussians, share: 0.1}")
     assert isinstance(data.clean, RingOfGaussians)
     twice = "data={name: Contaminated, share: 0.1, source: {name: Contaminated, source: {name: Digits}, share: 0.2}}"
-    assert built(twice).describe().startswith("Contaminated(Contaminated(Digits(), share=0.2")
+    assert built(twice).describe().startswith("Contaminated(source=Contaminated(source=Digits(), share=0.2")
 
 
 def test_another_source_takes_other_arguments():

@@ -194,8 +194,33 @@ def test_names_keep_their_numbers_when_classes_are_added(tmp_path):
     assert pool.classes == ["dog", "bee", "cow"]
     assert pool.rows.labels.tolist() == [0, 1, 0, 1, 2]
     np.savez(tmp_path / "four.npz", x=PIXELS[2:4, None], y=np.array([0, 1]))
-    with pytest.raises(ValueError, match="its labels is 'numbers', the pool's 'names'"):
+    with pytest.raises(
+        ValueError, match=r"its labels are numbers, the pool's names; label it by names .* or not at all, or ingest"
+    ):
         add(tmp_path / "four.npz", tmp_path / "pool")
+
+
+def test_folders_named_by_numbers_are_numbers(tmp_path):
+    np.savez(tmp_path / "real.npz", x=PIXELS[:3, None], y=np.array([7, 3, 10]))
+    for index, name in enumerate(("10", "3", "007")):
+        image(tmp_path / "in" / name / "1.png", PIXELS[3 + index])
+    for name in ("real.npz", "in"):
+        add(tmp_path / name, tmp_path / "pool")
+    pool = IngestPool(tmp_path / "pool")
+    assert (pool.classes, pool.layout["labels"]) == ([], "numbers")
+    assert pool.rows.labels.tolist() == [7, 3, 10, 7, 10, 3]
+    np.testing.assert_array_equal(rows_of(pool)[3:], PIXELS[[5, 3, 4]][:, None])
+
+
+NAMES = [("1", "01"), ("1", "cat"), ("-1", "0"), ("²", "3"), ("1", "1" * 19)]
+
+
+@pytest.mark.parametrize("folders", NAMES, ids=[" ".join(folders) for folders in NAMES])
+def test_folders_that_are_not_all_numbers_are_names(tmp_path, folders):
+    for index, name in enumerate(folders):
+        image(tmp_path / "in" / name / "1.png", PIXELS[index])
+    add(tmp_path / "in", tmp_path / "pool")
+    assert IngestPool(tmp_path / "pool").classes == sorted(folders)
 
 
 def test_color_where_one_image_has_color(tmp_path):
@@ -324,7 +349,7 @@ def test_a_line_that_is_no_document_is_named(tmp_path, line):
 
 def test_text_needs_a_length_and_documents_of_it(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("abc")
-    with pytest.raises(ValueError, match="is text, which is cut into rows of equal length; give --length TOKENS"):
+    with pytest.raises(ValueError, match="is text, which is cut into rows of equal length; give --length BYTES"):
         add(tmp_path / "a.txt", tmp_path / "pool")
     with pytest.raises(ValueError, match="has no document of 4 bytes or more; lower --length"):
         add(tmp_path / "a.txt", tmp_path / "pool", length=4)
@@ -361,7 +386,7 @@ def test_numeric_columns_are_coordinates_and_the_others_are_named(tmp_path, monk
     assert pool.rows.labels.tolist() == [0, 1, 0, 2, 0]
     assert done.batch.manifest.facts["columns"] == ["b", "a"]
     assert done.notes == ["left out the columns url, which hold no numbers"]
-    with pytest.raises(ValueError, match=r"its columns is \['a', 'b'\], the pool's \['b', 'a'\]"):
+    with pytest.raises(ValueError, match=r"its columns are \['a', 'b'\], the pool's \['b', 'a'\]; write these"):
         add(
             table(tmp_path / "b.parquet", a=pa.array([1.0], pa.float32()), b=pa.array([2], pa.int8())),
             tmp_path / "pool",

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from xxhash import xxh3_128_digest
 
-from collapse.data import Ingested, Origin
+from collapse.data import Contaminated, GaussianData, Ingested, Origin
 from collapse.data.folder import StoreError
 from collapse.data.ingest import IngestPool, Layout, append, arrays, ingest, open_source
 from collapse.data.ingested import held_out_rows
@@ -106,9 +106,9 @@ def test_the_same_content_is_refused_whatever_it_is_called(pool, tmp_path, origi
 
 def test_rows_of_another_shape_or_type_are_refused(pool, tmp_path):
     before = tree(pool)
-    with pytest.raises(ValueError, match=r"its shape is \[4\], the pool's \[3\]; ingest it into another pool"):
+    with pytest.raises(ValueError, match=r"its rows are \[4\], the pool's \[3\]; .*, or ingest it into another pool"):
         add(saved(tmp_path / "x.npy", np.zeros((2, 4), np.float32)), pool)
-    with pytest.raises(ValueError, match="its dtype is 'float64', the pool's 'float32'"):
+    with pytest.raises(ValueError, match="its values are float64, the pool's float32; convert them, or ingest it"):
         add(saved(tmp_path / "x.npy", np.zeros((2, 3))), pool)
     assert tree(pool) == before
 
@@ -158,7 +158,7 @@ def test_a_folder_that_is_no_pool_is_left_alone(tmp_path):
     (tmp_path / "set" / "real").mkdir(parents=True)
     Image.fromarray(PIXELS[0]).save(tmp_path / "set" / "real" / "a.png")
     for name in ("mine", "set", "x.npy"):
-        with pytest.raises(ValueError, match=r"holds no pool of ingested data|is a file; choose a folder"):
+        with pytest.raises(ValueError, match=r"is no pool of ingested data: it holds|is a file; choose a folder"):
             add(path, tmp_path / name)
     with pytest.raises(ValueError, match=r"lies within .*set, which would be read while it is written"):
         add(tmp_path / "set", tmp_path / "set" / "pool")
@@ -218,7 +218,51 @@ def test_gold_is_what_was_declared_real_and_the_rest_is_held(pool):
     known = {row.tobytes() for row in reference}
     np.testing.assert_array_equal(held, [row for row in everything[10:15] if row.tobytes() not in known])
     assert data.classes is None
-    assert data.describe() == "Ingested(held_out=0.3)", "where it lies is not what it is"
+    version = IngestPool(pool).digest[:12]
+    assert data.describe() == f"Ingested(held_out=0.3, version={version!r})", "where it lies is not what it is"
+
+
+def test_a_version_is_the_pool_as_it_was(pool, tmp_path):
+    before = Ingested(pool, held_out=0.3)
+    described, rows = before.describe(), [np.asarray(part.x[:]) for part in (before.gold(), before.reference())]
+    version = IngestPool(pool).version
+    add(saved(tmp_path / "more.npy", np.ones((5, 3), np.float32)), pool)
+    add(saved(tmp_path / "other.npy", np.zeros((9, 3), np.float32)), pool, Origin.UNKNOWN)
+    again, grown = Ingested(pool, held_out=0.3, version=version), Ingested(pool, held_out=0.3)
+    assert (again.describe(), again.pinned()) == (described, {"version": version})
+    for part, expected in zip((again.gold(), again.reference()), rows, strict=True):
+        np.testing.assert_array_equal(part.x[:], expected)
+    assert {origin: len(part) for origin, part in again.held().items()} == {
+        origin: len(part) for origin, part in before.held().items()
+    }
+    assert grown.describe() != described
+    assert len(grown.gold()) + len(grown.reference()) == 15
+    first = IngestPool(pool).batches[0].manifest.digest
+    assert Ingested(pool, version=first).held() == {}
+    assert Ingested(pool, version=first).describe() == f"Ingested(version={first[:12]!r})", "however given"
+    assert again.twin().describe() == described
+    source = Contaminated(Ingested(pool, version=first), 0.2)
+    assert source.pinned() == {"source": {"version": first[:12]}}
+    assert Contaminated(GaussianData(rows=9), 0.2).pinned() == {}
+
+
+@pytest.mark.parametrize(("version", "count"), [("nothing", 0), ("", 3)])
+def test_a_pool_that_never_was_of_a_version(pool, version, count):
+    newest = IngestPool(pool).version
+    with pytest.raises(ValueError, match=f"version='{version}' fits {count} of the 3 batches of .*which is {newest}"):
+        Ingested(pool, version=version).gold()
+
+
+def test_every_fault_of_a_pool_is_listed(pool):
+    assert list(IngestPool(pool).faults()) == []
+    flipped(pool / "real/batch_00000/chunk_00000.npy")
+    (pool / "unknown/batch_00001/chunk_00000.npy").unlink()
+    (pool / "unknown/batch_00001/more.npy").touch()
+    assert [fault.split("pool/")[-1].split(";")[0] for fault in IngestPool(pool).faults()] == [
+        "real/batch_00000/chunk_00000.npy has other bytes than its manifest says",
+        "unknown/batch_00001/chunk_00000.npy is missing",
+        "unknown/batch_00001/more.npy was not written by collapse",
+    ]
 
 
 def test_a_held_row_that_equals_a_reference_row_is_for_nobody(pool):
