@@ -25,6 +25,7 @@ __all__ = [
     "is_temporary",
     "make_folder",
     "remove_stale",
+    "stamp_of",
     "sync_folder",
     "tensor_bytes",
 ]
@@ -40,11 +41,12 @@ def commit(path: Path, *parts: bytes | memoryview, durable: bool = True, mode: i
     The temporary file lies in the same folder: a rename across file systems is a copy, and a copy can be cut short.
 
     Args:
-        path: Where the file shall stand; its folder must exist.
+        path: Where the file shall stand; its folder is made if it is not there.
         parts: The whole content, in order.
         durable: Force it to the disk before returning. Only a store that dies with its process may say no.
         mode: Permissions of the file, from its first moment; the usual ones when None.
     """
+    make_folder(path.parent, durable=durable)
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}{next(_COUNTER):06d}")  # of no other thread's
     try:
         with temporary.open("wb") as file:
@@ -119,6 +121,12 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stamp_of(path: str) -> tuple[int, int, int]:
+    """Return inode, size and time of a file: while they are the same, so are its bytes, unless somebody meant it."""
+    status = os.stat(path)  # noqa: PTH116 - a Path takes longer to make than to ask
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def tensor_bytes(content: dict[str, Any]) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from collapse.data.files import array_parts, commit, make_folder, sync_folder, tensor_bytes
+from collapse.data.files import array_parts, commit, sync_folder, tensor_bytes
 from collapse.data.journal import Journal
 from collapse.data.lock import RunLock
 
@@ -50,7 +50,6 @@ class RunFolder:
         """
         path = self.root / name
         with self._announced({name: hashlib.sha256(content).hexdigest()}):
-            make_folder(path.parent, durable=self.durable)
             commit(path, content, durable=self.durable)
         return path
 

@@ -43,10 +43,10 @@ class GoldVault:
         path = self.root / digest[:2] / f"{digest}.npy"
         try:
             if not path.exists() or file_digest(path) != digest:  # a spoiled one is nobody's gold
-                make_folder(path.parent, durable=self.durable)
                 commit(path, *array_parts(array), durable=self.durable, mode=READ_ONLY)
             elif stat.S_IMODE(path.stat().st_mode) != READ_ONLY:
                 path.chmod(READ_ONLY)
+            make_folder(target.parent, durable=self.durable)
             link = target.with_name(f"{target.name}.tmp{os.getpid()}")
             link.unlink(missing_ok=True)
             link.hardlink_to(path)

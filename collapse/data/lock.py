@@ -14,7 +14,7 @@ import weakref
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["LOCK", "LockedError", "RunLock"]
+__all__ = ["LOCK", "LockedError", "NoLocksWarning", "RunLock"]
 
 LOCK = "lock"
 PATIENCE = 5.0
@@ -26,6 +26,10 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 
 class LockedError(RuntimeError):
     """Another process is training in the run folder."""
+
+
+class NoLocksWarning(UserWarning):
+    """The file system has no locks, so nothing keeps a second process out."""
 
 
 class RunLock:
@@ -89,6 +93,7 @@ class RunLock:
                 raise
             warnings.warn(
                 f"the file system of {self.path.parent} has no locks; see to it that one process trains there",
+                NoLocksWarning,
                 stacklevel=4,
             )
             return True

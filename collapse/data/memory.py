@@ -43,7 +43,6 @@ class MemoryStore(GenerationStore):
         disk = GenerationStore(self.root, durable=False)
         for path, array in self._arrays.items():
             if not Path(path).exists():
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
                 commit(Path(path), *array_parts(array), durable=False)
         for generation, (_, manifest) in self._manifests.items():
             if not disk.committed(generation):
@@ -60,7 +59,6 @@ class MemoryStore(GenerationStore):
 
     def write(self, name: str, content: bytes) -> Path:
         """Write a file of the run folder, which is nobody's business until somebody asks for it."""
-        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
         commit(self.root / name, content, durable=False)
         return self.root / name
 

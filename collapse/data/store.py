@@ -20,14 +20,13 @@ stands in the journal before it is written.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from collapse.data.files import MappedArray, array_digest, array_parts, commit, file_digest, make_folder, remove_stale
+from collapse.data.files import MappedArray, array_digest, array_parts, commit, file_digest, remove_stale, stamp_of
 from collapse.data.folder import RunFolder, StoreError
 from collapse.data.gold import VAULT, GoldVault
 from collapse.data.intake import records_name, rows_name, take_in
@@ -38,8 +37,7 @@ from collapse.data.writer import BackgroundWriter
 
 __all__ = ["REJECTED", "REJECTED_NAME", "GenerationStore", "StoreError"]
 
-REJECTED = np.dtype([("candidate", "<i8"), ("score", "<f4"), ("digest", "u1", (16,))])
-"""Record of a row that was drawn and left out."""
+REJECTED = np.dtype([("candidate", "<i8"), ("score", "<f4"), ("digest", "u1", (16,))])  # of a row drawn and left out
 REJECTED_NAME = "rejected.npy"
 
 
@@ -92,7 +90,7 @@ class GenerationStore(RunFolder):
         """
         path = f"{self.folder(generation)}/manifest.json"
         try:
-            stamp = _stamp(path)
+            stamp = stamp_of(path)
             if generation in self._manifests and self._manifests[generation][0] == stamp:
                 return self._manifests[generation][1]
             manifest = Manifest.from_dict(json.loads(Path(path).read_text()))
@@ -127,9 +125,8 @@ class GenerationStore(RunFolder):
         self._writer.flush()
 
     def _put(self, path: str, array: np.ndarray) -> None:
-        make_folder(Path(path).parent, durable=self.durable)
         commit(Path(path), *array_parts(array), durable=self.durable)
-        self._verified[path] = (_stamp(path), array_digest(array))
+        self._verified[path] = (stamp_of(path), array_digest(array))
 
     def write_rejected(self, generation: int, rejected: np.ndarray) -> None:
         """Write the records (m,) of the candidates that curation left out."""
@@ -236,9 +233,8 @@ class GenerationStore(RunFolder):
     def write_shared(self, generation: int, name: str, array: np.ndarray, digest: str) -> None:
         """Write a file that other runs may hold as well, read-only; ``digest`` is its SHA-256."""
         path = f"{self.folder(generation)}/{name}"
-        make_folder(self.folder(generation), durable=self.durable)
         self._vault.place(array, digest, Path(path))
-        self._verified[path] = (_stamp(path), digest)
+        self._verified[path] = (stamp_of(path), digest)
 
     def verify(self, manifest: Manifest) -> None:
         """Check the bytes of a generation; a file unchanged in inode, size and time since its last check is trusted.
@@ -297,13 +293,8 @@ class GenerationStore(RunFolder):
 
     def digest(self, path: str, *, afresh: bool = False) -> str:
         """Return the SHA-256 of a file; one unchanged in inode, size and time is hashed once, unless ``afresh``."""
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         known = self._verified.get(path)
         if afresh or known is None or known[0] != stamp:
             known = self._verified[path] = (stamp, file_digest(Path(path)))
         return known[1]
-
-
-def _stamp(path: str) -> tuple[int, int, int]:
-    status = os.stat(path)  # noqa: PTH116 - a Path takes longer to make than to ask
-    return status.st_ino, status.st_size, status.st_mtime_ns

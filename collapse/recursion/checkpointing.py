@@ -45,7 +45,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if self.folder is not None and name is not None:
             self.folder.write(name, content)
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
         commit(target, content)
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
