@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,12 @@ import click
 
 from collapse.stopping import StoppedForRequeue, StopRequest
 
-__all__ = ["main", "quiet"]
+__all__ = ["main"]
 
 DONE, FAILED, USAGE, REQUEUE = 0, 1, 2, 75
 READABLE = 360  # characters of a sentence about a config; what it quotes may be of any length
-INTERRUPTED = "interrupted; `collapse resume RUN` continues the chain"
+INTERRUPTED = "interrupted"
+CONTINUED = "; `collapse resume RUN` continues the chain"
 KINDS = ("models", "data", "mitigations", "metrics", "experiments")
 
 
@@ -52,10 +51,11 @@ def main() -> None:
 @click.argument("arguments", nargs=-1, metavar="[CONFIG] [KEY=VALUE ...]")
 def run_command(arguments: tuple[str, ...]) -> None:
     """Train one chain; prints the run folder last. Without CONFIG: a VAE on scikit-learn's digits."""
-    with _guarded():
+    with _guarded(chain=True):
         StopRequest().install()  # a signal that comes before the chain has begun must not be lost
         from collapse.config import load
         from collapse.config.execute import run
+        from collapse.config.messages import quiet
 
         quiet()
         chain = run(load(*_split(arguments)))
@@ -66,10 +66,11 @@ def run_command(arguments: tuple[str, ...]) -> None:
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 def resume_command(folder: Path) -> None:
     """Continue an interrupted chain, bit for bit; a finished one is left as it is."""
-    with _guarded():
+    with _guarded(chain=True):
         StopRequest().install()  # a signal that comes before the chain has begun must not be lost
         from collapse.config import load_run
         from collapse.config.execute import run
+        from collapse.config.messages import quiet
 
         quiet()
         chain = run(load_run(folder))
@@ -77,13 +78,20 @@ def resume_command(folder: Path) -> None:
 
 
 @main.command("verify")
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUN|POOL", type=click.Path(path_type=Path))
 def verify_command(folder: Path) -> int:
-    """Hash every file of a run again; prints one line per fault, and ends with 1 if there is any."""
+    """Hash every file of a run, or of a pool of ingested data; one line per fault, and 1 if there is any."""
     with _guarded():
+        from collapse.config import ConfigError
+        from collapse.config.ingest import pool_faults
         from collapse.recursion.verification import faults
 
+        if (pool := pool_faults(folder)) is not None:
+            click.echo("\n".join(pool or [f"{folder}: every byte of the pool as it was ingested"]))
+            return FAILED if pool else DONE
         store, found = _store(folder), 0
+        if (holder := store.lock.holder()) is not None:
+            raise ConfigError(f"{folder} is in use by {holder}; verify it when that has ended")
         for found, fault in enumerate(faults(store), 1):  # noqa: B007
             click.echo(fault)
         if not found:
@@ -119,10 +127,11 @@ def lineage_command(folder: Path, row: int | None) -> None:
 @click.option("--origin", default="unknown", show_default=True, help="real, synthetic or unknown: who made the rows.")
 @click.option("--shape", metavar="S,...", help="Sides of a row, for an array whose rows are flat.")
 @click.option("--size", nargs=2, type=int, metavar="H W", help="Height and width to resize images to.")
-@click.option("--length", type=int, help="Tokens in a row of text.")
+@click.option("--length", type=int, help="Bytes in a row of text, each of them a token.")
 @click.option("--label", metavar="COLUMN", help="Labels of a table.")
 def ingest_command(path: Path, out: Path, origin: str, **layout: Any) -> None:
-    """Append outside data to a pool; what is not declared real is held, and trains nobody unless a mitigation names it.
+    """Append outside data to a pool; what is not declared real is held: no generation trains on it until a mitigation
+    names it.
 
     PATH is .npy, .npz, .txt, .jsonl, .parquet, or a folder of images (a subfolder per class) or .txt files. Prints what
     was found, and the new batch's folder last.
@@ -171,6 +180,7 @@ def config_command(arguments: tuple[str, ...]) -> None:
 def theory_command(arguments: tuple[str, ...], workers: int, figure: Path | None) -> int:
     """Run a config's chains and print what theory predicts beside what they did; 1 where they disagree."""
     with _guarded():
+        from collapse.config.messages import quiet
         from collapse.config.theory import confront
 
         quiet()
@@ -207,7 +217,14 @@ def _split(arguments: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
 
 class _guarded:
     """Turn errors into one sentence on standard error and an exit code: 2 for use, 75 for a chain
-    that was asked to stop and can be continued, 1 for the rest of what can fail."""
+    that was asked to stop and can be continued, 1 for the rest of what can fail.
+
+    Args:
+        chain: Whether what was interrupted is a chain, which goes on where it stopped.
+    """
+
+    def __init__(self, *, chain: bool = False) -> None:
+        self.chain = chain
 
     def __enter__(self) -> None:
         return None
@@ -224,17 +241,20 @@ class _guarded:
         if isinstance(error, OSError):
             where = f" {error.filename}" if error.filename else ""
             remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "mend that"
+            goes_on = ", or `collapse resume RUN`: the chain goes on where it stopped" if self.chain else ""
             _fail(
                 f"could not read or write{where}: {error.strerror or error}; {remedy}, then give the same command "
-                "again, or `collapse resume RUN`: the chain goes on where it stopped",
+                f"again{goes_on}",
                 FAILED,
             )
-        if isinstance(error, SystemExit):  # what Lightning makes of Ctrl-C and of SIGTERM, with any exit code
-            _fail(INTERRUPTED, FAILED)
+        if isinstance(error, SystemExit | KeyboardInterrupt):  # Lightning makes the one, with any code, of the other
+            _fail(INTERRUPTED + CONTINUED * self.chain, FAILED)
         if isinstance(error, RuntimeError | ArithmeticError | ValueError | TypeError) and not os.environ.get(
             "COLLAPSE_TRACEBACK"
         ):
-            _fail(f"{error} (COLLAPSE_TRACEBACK=1 shows where)", FAILED)
+            from collapse.config.messages import on_purpose
+
+            _fail(f"{error}{'' if on_purpose(type(error)) else ' (COLLAPSE_TRACEBACK=1 shows where)'}", FAILED)
 
 
 def _fail(sentence: str, code: int) -> None:
@@ -242,21 +262,6 @@ def _fail(sentence: str, code: int) -> None:
 
     click.echo(f"collapse: {one_line(sentence, READABLE if code == USAGE else None)}", err=True)
     sys.exit(code)
-
-
-def quiet() -> None:
-    """Keep Lightning's advice out of a chain's output: what concerns a user is said by us."""
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*exists and is not empty.*",
-        ".*isinstance.treespec.*",
-        ".*number of training batches.*",
-        ".*GPU available but not used.*",
-        ".*ModelCheckpoint with manual optimization.*",  # an estimator's step is the whole of its optimization
-    ):
-        warnings.filterwarnings("ignore", message=message)
 
 
 def _say_folder(root: Path) -> None:

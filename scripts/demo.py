@@ -28,9 +28,9 @@ def chain(arm: str, seed: int, out: Path) -> tuple[str, int, list[dict[str, floa
     """Run one chain, or read it where it has been run before."""
     import torch
 
-    from collapse.cli import quiet
     from collapse.config import load
     from collapse.config.execute import run
+    from collapse.config.messages import quiet
 
     torch.set_num_threads(1)
     quiet()

@@ -27,7 +27,7 @@ MODULES = sorted(
     for module in pkgutil.walk_packages(collapse.__path__, "collapse.")
     if module.name not in {"collapse.__main__", "collapse.configs"}
 )
-PAGES = sorted(path.name for path in ROOT.glob("*.md"))
+PAGES = sorted(str(path.relative_to(ROOT)) for folder in (ROOT, ROOT / "docs") for path in folder.glob("*.md"))
 
 
 # Docstrings
@@ -113,7 +113,7 @@ def blocks(page):
 
 
 def test_pages_are_found():
-    assert {"README.md", "ARCHITECTURE.md", "MITIGATIONS.md"} <= set(PAGES)
+    assert {"README.md", "ARCHITECTURE.md", "MITIGATIONS.md", "docs/reliability.md"} <= set(PAGES)
     found = list(blocks("README.md"))
     assert {"python", "bash"} <= {block.language for block in found}
     assert any(block.language == "python" and not block.excused for block in found)
@@ -169,6 +169,24 @@ def test_shell_commands_parse(page, line, arguments, capsys):
         build_mitigations(load(config, overrides).config)
 
 
+BATCH = re.compile(r"^# +(?:\w+=\S+ )?sbatch .*?scripts/slurm/(\w+)\.sbatch \S+ (.*)$", re.MULTILINE)
+SUBMITTED = [
+    (path.stem, *found)
+    for path in (ROOT / "scripts/slurm").glob("*.sbatch")
+    for found in BATCH.findall(path.read_text())
+]
+
+
+@pytest.mark.parametrize(("script", "named", "words"), SUBMITTED)
+def test_a_batch_script_shows_itself_with_a_config_that_there_is(script, named, words):
+    assert named == script
+    assert load(words.split()[0], words.split()[1:]).config.generations > 1
+
+
+def test_every_batch_script_shows_itself():
+    assert {script for script, *_ in SUBMITTED} == {"array", "ddp", "single"}
+
+
 def test_the_readme_shows_the_commands():
     assert {arguments[0] for page, _, arguments in SHELL if page == "README.md"} >= {"run", "resume", "config"}
     with pytest.raises(click.UsageError):
@@ -178,7 +196,19 @@ def test_the_readme_shows_the_commands():
 def test_local_links_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / page).read_text()):
-            assert "://" in target or (ROOT / target).exists(), f"{page} links to {target}"
+            assert "://" in target or (ROOT / page).parent.joinpath(target).exists(), f"{page} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_tests_that_a_page_names_are_there(page):
+    for name in re.findall(r"[\w/]*\btest_\w+\.py", (ROOT / page).read_text()):
+        found = [ROOT / name] if "/" in name else list((ROOT / "tests").rglob(name))
+        assert [path for path in found if path.is_file()], f"{page} names {name}"
+
+
+def test_a_promise_names_its_proof():
+    promises = [line for line in (ROOT / "docs/reliability.md").read_text().splitlines() if line.startswith("| ")]
+    assert sum(bool(re.search(r"`test_\w+\.py`", line)) for line in promises) > 15
 
 
 def test_the_build_needs_nothing_but_setuptools():

@@ -78,7 +78,7 @@ class GenerationEvaluation(GenerationCallback):
     ``deposit/...``. Sets have the same size, as the metrics are biased by size; a deposit smaller than the reference is
     measured as it is, and without a floor.
 
-    Labelled data are measured in the features of a small classifier trained once on gold and kept in the user's cache;
+    Labeled data are measured in the features of a small classifier trained once on gold and kept in the user's cache;
     others in their own space. Data with replicates are passed over: every replicate is an experiment of its own.
 
     Args:

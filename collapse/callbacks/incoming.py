@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from collapse.data.generation import Generation, GenerationCallback
+from collapse.data.strata import holds_tokens
 from collapse.metrics.features import FeatureExtractor
 from collapse.metrics.incoming import IncomingReport, check_incoming
 from collapse.mitigations.gate import gold_rows
@@ -29,7 +30,8 @@ class IncomingCheck(GenerationCallback):
     of all of them together. See :func:`~collapse.metrics.incoming.check_incoming`. ``PoolGate`` is the same test as a
     refusal, before the rows are committed.
 
-    Data with replicates are passed over, as every replicate is an experiment of its own; so are fewer than 3 rows.
+    Data with replicates are passed over, as every replicate is an experiment of its own; so are fewer than 3 rows, and
+    tokens, which have no distances, without an extractor.
 
     Args:
         false_alarm: Probability of a warning in a generation whose rows are real, in (0, 0.5].
@@ -65,7 +67,7 @@ class IncomingCheck(GenerationCallback):
 
     def _check(self, generation: Generation) -> IncomingReport | None:
         gold, deposit = gold_rows(generation, self.max_rows), generation.deposit
-        if deposit is None or min(len(gold), len(deposit)) < 3:
+        if deposit is None or min(len(gold), len(deposit)) < 3 or (self.extractor is None and holds_tokens(deposit)):
             return None
         draws = generation.generator(Stream.CHECK, 1)
         drawn = torch.randperm(len(deposit), generator=draws)[: self.max_rows]

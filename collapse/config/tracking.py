@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from collapse.config.errors import ConfigError, did_you_mean
 from collapse.data.files import commit
+from collapse.stopping import StoppedForRequeue
 
 if TYPE_CHECKING:
     from collapse.config.load import LoadedConfig
@@ -117,6 +118,8 @@ def finish_wandb(logger: WandbLogger | None) -> None:
     if "wandb" in sys.modules:
         import wandb
 
+        if isinstance(sys.exception(), StoppedForRequeue) and wandb.run is not None:
+            wandb.run.mark_preempting()  # a start that comes back has been preempted; it has not failed
         wandb.finish(exit_code=0 if sys.exception() is None else 1)
         wandb.teardown()
     for name, value in logger.before.items():

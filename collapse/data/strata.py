@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from xxhash import xxh3_128
 
 from collapse.data.pool import DataPool
 from collapse.data.rows import UNLABELED
 
-__all__ = ["SCORES", "class_rarity", "neighbor_distance", "tail", "token_rarity"]
+__all__ = ["SCORES", "class_rarity", "content", "holds_tokens", "neighbor_distance", "tail", "token_rarity"]
 
 BLOCK = 1 << 23  # distances held at a time
+HASHED = 1 << 14  # rows
 
 
 def class_rarity(labels: Tensor) -> Tensor:
@@ -93,6 +95,21 @@ def tail(score: Tensor, share: float) -> Tensor:
     return score.sort(descending=True, stable=True).indices[:count].sort().values
 
 
+def content(pool: DataPool, rows: Tensor) -> str:
+    """Return the XXH3-128 of rows (N,) of a pool and of their labels, wherever they lie, in hexadecimal."""
+    digest = xxh3_128(f"{pool.dtype} {pool.row_shape} {len(rows)}".encode())
+    for part in rows.split(HASHED):
+        digest.update(pool.stored(part.numpy()).tobytes())
+    if pool.labels is not None:
+        digest.update(pool.labels[rows].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def holds_tokens(pool: DataPool) -> bool:
+    """Whether the rows are tokens, integers without distances; the bytes of images are measurements."""
+    return pool.dtype.kind in "iu" and pool.dtype != np.uint8
+
+
 def by_class(pool: DataPool, gold: Tensor, k: int) -> Tensor:
     """Rows of the rarest classes first."""
     if pool.labels is None:
@@ -102,7 +119,7 @@ def by_class(pool: DataPool, gold: Tensor, k: int) -> Tensor:
 
 def by_density(pool: DataPool, gold: Tensor, k: int) -> Tensor:
     """Rows far from their k-th neighbor first, in the space they are stored in."""
-    if pool.dtype.kind in "iu" and pool.dtype != np.uint8:
+    if holds_tokens(pool):
         raise ValueError(f"by='density' needs rows with a distance, and gold's are {pool.dtype} tokens; use by='token'")
     return neighbor_distance(torch.from_numpy(pool.stored(gold.numpy())), k)
 
@@ -118,7 +135,7 @@ def by_rarest_token(pool: DataPool, gold: Tensor, k: int) -> Tensor:
 
 
 def _tokens(pool: DataPool, gold: Tensor, by: str) -> Tensor:
-    if pool.dtype.kind not in "iu" or pool.dtype == np.uint8:
+    if not holds_tokens(pool):
         raise ValueError(f"by={by!r} counts tokens, and gold's rows are {pool.dtype}; use by='density'")
     return token_rarity(torch.from_numpy(pool.stored(gold.numpy()).astype(np.int64)))
 

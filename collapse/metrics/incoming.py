@@ -19,7 +19,7 @@ from torch import Tensor
 from collapse.metrics.conformal import flat_rows
 from collapse.metrics.splits import NEIGHBORS, STATISTICS, Landscape, divisions
 
-__all__ = ["Finding", "IncomingReport", "check_incoming"]
+__all__ = ["Finding", "IncomingReport", "check_incoming", "comparable_rows"]
 
 BEYOND = 10  # divisions out of bounds: more would make the bounds smoother, and the check slower
 
@@ -83,8 +83,8 @@ class IncomingReport:
         rows = f"{self.rows}" if self.rows == self.total else f"{self.rows} of {self.total}"
         found = "; ".join(map(str, self.alarms)) or "nothing that real rows would not show"
         return (
-            f"{rows} incoming rows beside {self.gold_rows} of gold: {found} "
-            f"(p = {self.p_value:.2g} of {self.divisions} divisions, false-alarm rate {self.false_alarm:.2g})"
+            f"{rows} incoming rows beside {self.gold_rows} of gold: {found}; together p = {self.p_value:.2g} "
+            f"(of {self.divisions} divisions, false-alarm rate {self.false_alarm:.2g})"
         )
 
 
@@ -131,13 +131,7 @@ def check_incoming(
         raise ValueError(f"false_alarm = {false_alarm}, but a rate above 0 and up to 0.5 is needed; use 0.01.")
     if max_rows < 3:
         raise ValueError(f"max_rows = {max_rows}, but rows need neighbors; use max_rows >= 3, for example 1000.")
-    x, y = flat_rows(gold, incoming, gold_rows=2, incoming_rows=2)
-    if len(x) + len(y) <= NEIGHBORS:
-        raise ValueError(
-            f"gold and incoming have {len(x) + len(y)} rows together; at least {NEIGHBORS + 1} are needed."
-        )
-    if bool((x == x[0]).all()):
-        raise ValueError(f"gold has {len(x)} equal rows, from which nothing can differ; pass rows that vary.")
+    x, y = comparable_rows(gold, incoming, max_rows)
     x, y = _some(x, max_rows, generator), _some(y, max_rows, generator)
     # In random order: which of two equally near rows comes first must not say where they are from.
     order = torch.randperm(len(x) + len(y), generator=generator, device=x.device)
@@ -145,6 +139,29 @@ def check_incoming(
     values = torch.cat([landscape.statistics(chosen) for chosen in divisions(order < len(y), count, generator)])
     findings, p_value = _ranked(values)
     return IncomingReport(findings, p_value, BEYOND / count, count, len(y), len(incoming), len(x))
+
+
+def comparable_rows(gold: Tensor, incoming: Tensor, max_rows: int) -> tuple[Tensor, Tensor]:
+    """Flatten two sets of rows that :func:`check_incoming` can compare.
+
+    Args:
+        gold: Real rows, (N, *S).
+        incoming: Rows to test, (M, *S).
+        max_rows: Most rows of each set that are compared.
+
+    Returns:
+        Both sets, (N, D) and (M, D), in floating point.
+
+    Raises:
+        ValueError: If they are not finite rows of one shape, there are too few of them, or gold does not vary.
+    """
+    x, y = flat_rows(gold, incoming, gold_rows=2, incoming_rows=2)
+    rows = min(len(x), max_rows) + min(len(y), max_rows)
+    if rows <= NEIGHBORS:
+        raise ValueError(f"gold and incoming have {rows} rows together; at least {NEIGHBORS + 1} are needed.")
+    if bool((x == x[0]).all()):
+        raise ValueError(f"gold has {len(x)} equal rows, from which nothing can differ; pass rows that vary.")
+    return x, y
 
 
 def _some(rows: Tensor, most: int, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ from collapse.data.generation import Generation
 from collapse.data.mixture import Mixture
 from collapse.data.pool import DataPool
 from collapse.data.rows import Samples
-from collapse.data.strata import SCORES, tail
+from collapse.data.strata import SCORES, content, tail
 from collapse.mitigations.mitigation import Mitigation, Stage
 
 __all__ = ["ProtectedStrata", "Score"]
@@ -87,7 +87,8 @@ class ProtectedStrata(Mitigation):
             _check_name(by, share)
         self.name = named(by) if callable(by) else by
         self.share, self.by, self.quota, self.k = share, by, quota, 5 if k is None else k
-        self._found: tuple[weakref.ref[Any], Tensor] | None = None
+        self._found: tuple[str, Tensor] | None = None  # what gold it was, and the places of the tail in it
+        self._pool: tuple[weakref.ref[Any], Tensor] | None = None  # the chain's first shard, and the protected rows
 
     def compose_training_set(self, mixture: Mixture, generation: Generation) -> Mixture:
         """Guarantee every protected row its quota."""
@@ -98,11 +99,17 @@ class ProtectedStrata(Mitigation):
         return mixture.guaranteeing(copies)
 
     def protected(self, pool: DataPool) -> Tensor:
-        """Return the protected rows of a chain's pool, (P,) int64 rising; found once per chain, from gold alone."""
-        if self._found is None or self._found[0]() is not pool.shards[0]:
+        """Return the protected rows of a chain's pool, (P,) int64 rising; found once for the same gold, from it alone.
+
+        A chain's gold has one digest wherever its rows lie: what a rehearsal in memory found holds for the run folder.
+        """
+        if self._pool is None or self._pool[0]() is not pool.shards[0]:
             gold = (pool.is_real & (pool.generation == 0)).nonzero().squeeze(1)
-            self._found = (weakref.ref(pool.shards[0]), gold[self._tail(pool, gold)])
-        return self._found[1]
+            digest = content(pool, gold)
+            if self._found is None or self._found[0] != digest:
+                self._found = (digest, self._tail(pool, gold))
+            self._pool = (weakref.ref(pool.shards[0]), gold[self._found[1]])
+        return self._pool[1]
 
     def _tail(self, pool: DataPool, gold: Tensor) -> Tensor:
         """Return places in ``gold`` (G,)."""
@@ -126,7 +133,7 @@ class ProtectedStrata(Mitigation):
         return text.replace(f"by={self.by!r}", f"by={self.name}") if callable(self.by) else text
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_found": None}
+        return {**self.__dict__, "_found": None, "_pool": None}
 
 
 def _check_name(by: Any, share: float | None) -> None:

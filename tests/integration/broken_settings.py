@@ -106,6 +106,8 @@ def sweeps(draw: Any) -> Broken:
 # pairs that do not go together
 
 ALL_FRESH = "mitigations=[{AnchorReplay:{fraction:1,rows:fresh}}]"
+REPLICATED = ["data.replicates=2", "model=gaussian", "model.replicates=2"]
+FEW_GOLD = ["data=gaussian", "model=gaussian", "data.rows=5"]
 COINS = "mitigations=[{AnchorReplay:{fraction:0.5,rows:coin}}]"
 UNFIT: list[tuple[list[str], tuple[str, ...]]] = [
     (["data=gaussian", "model=gaussian", "model.dim=2"], ("dim", "rows")),
@@ -142,6 +144,14 @@ UNFIT: list[tuple[list[str], tuple[str, ...]]] = [
     (["data=digits", "data.held_out=0.0001", "model=vae"], ("held_out", "reference")),
     (["data=regression", "data.design=orthonormal", "data.rows=2", "model=linear_regression"], ("rows",)),
     (["data=gaussian", "data.std=1.0e+308", "data.mean=1.0e+308", "model=gaussian"], ("infinite", "data")),
+    (["data=digits", "mitigations=[{OutlierFilter:{rate:0.0001}}]"], ("rate",)),
+    (["data=digits", "mitigations=[{OutlierFilter:{rate:0.0005}}]"], ("rate",)),
+    (["data=digits", "mitigation=pool_gate", "samples_per_generation=1"], ("samples", "PoolGate")),
+    ([*FEW_GOLD, "mitigation=pool_gate", "data.rows=1"], ("PoolGate", "rows")),
+    ([*FEW_GOLD, "mitigations=[{OutlierFilter:{rate:0.5}}]"], ("neighbors",)),
+    (["data=markov", "model=ngram", "mitigation=pool_gate"], ("PoolGate",)),
+    (["data=zipf", "model=categorical", "model.categories=20000", "mitigation=outlier_filter"], ("OutlierFilter",)),
+    (["data=gaussian", *REPLICATED, "mitigation=pool_gate"], ("PoolGate",)),
     (["data=mnist"], ("root",)),
     (["data=mnist", "data.root=nowhere"], ("root",)),
     (["data=cifar10", "data.root=/dev/null"], ("root",)),

@@ -63,7 +63,7 @@ for pid in "${pids[@]}"; do
         seen=$signals
         wait "$pid"
         code=$?
-        ((signals != seen))
+        ((signals != seen)) || kill -0 "$pid" 2>/dev/null
     do :; done
     echo "$code" >>"$STUBS/tasks"
     ((code <= highest)) || highest=$code

@@ -368,7 +368,8 @@ def test_a_folder_of_another_config_is_refused(shell, finished):
     assert ended.code == 2
     assert ended.out == ""
     assert ended.sentence == (
-        f"out=runs/{finished.root.name} holds another run: its generations is 3, not 4; choose another folder"
+        f"out=runs/{finished.root.name} holds another run: its generations is 3, not 4; choose another folder, "
+        f"or go on with that one: collapse resume runs/{finished.root.name}"
     )
     assert snapshot(finished.root) == before
 

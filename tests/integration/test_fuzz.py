@@ -51,7 +51,7 @@ KINDS = {
     "trainers": (broken_settings.trainers(), 40),
     "trackers": (broken_settings.trackers(), 20),
     "sweeps": (broken_settings.sweeps(), 30),
-    "unfit": (broken_settings.unfit(), 40),
+    "unfit": (broken_settings.unfit(), 60),
     "theories": (broken_settings.theories(), 10),
 }
 MOST_CHARACTERS = 400
@@ -213,6 +213,7 @@ def test_what_is_broken_is_refused(kind, folder, no_training):
     fuzz(kind, folder, derandomize=True, max_examples=KINDS[kind][1])
 
 
+NGRAM = ("data=markov", "model=ngram")
 FOUND = [
     broken.Broken(["theory", "mine.yaml"], ("mine.yaml",), {"mine.yaml": b"seed: " + b"9" * 5000}),
     broken.Broken(["run", "mine.yaml"], ("mine.yaml",), {"mine.yaml": b"seed: !!timestamp x\n"}),
@@ -241,6 +242,11 @@ FOUND = [
     broken.Broken(["run", "data=mnist", "data.root=~nobody_at_all/x"], ("root",)),
     broken.Broken(["theory", "model=vae", "data=gaussian"], ("theory",)),
     broken.Broken(["theory", "shumailov2024_gaussian", "--workers=1", "sweep={generations: [2, 0]}"], ("generations",)),
+    broken.Broken(["run", "data=digits", "mitigations=[{OutlierFilter:{rate:0.0001}}]"], ("rate",)),
+    broken.Broken(["run", "data=digits", "mitigations=[{OutlierFilter:{rate:0.0005}}]"], ("rate",)),
+    broken.Broken(["run", "data=digits", "mitigation=pool_gate", "samples_per_generation=1"], ("PoolGate",)),
+    broken.Broken(["run", *NGRAM, "mitigation=pool_gate"], ("PoolGate",)),
+    broken.Broken(["run", *NGRAM, "mitigation=outlier_filter"], ("OutlierFilter",)),
 ]
 """What once ended in another way, and was mended."""
 
@@ -270,7 +276,9 @@ def test_a_process_of_its_own_says_the_same(case, folder):
 
 
 def test_there_are_enough_of_them():
-    assert sum(examples for _, examples in KINDS.values()) >= 500
+    if set(counts) != set(KINDS):
+        pytest.skip("not all kinds have been run by this process")
+    assert sum(counts.values()) >= 500
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from collapse.config.tracking import FOLDERS, finish_wandb, run_id, wandb_logger
 from collapse.config.wandb_file import wandb_files, wandb_history
 from collapse.config.wandb_record import COLUMNS, WandbRecord, lineage
 from collapse.data.store import GenerationStore
+from collapse.stopping import StoppedForRequeue
 
 CHAIN = ("data=gaussian", "model=gaussian", "data.rows=50", "evaluation.max_rows=20")
 FIELDS = ("generation", "name", "value", "n", "extractor", "floor")
@@ -302,6 +303,24 @@ def test_a_run_that_fails_is_not_one_that_finished(tmp_path, offline):
     with pytest.raises(FloatingPointError):
         fail(wandb_logger(settings(tmp_path / "run")))
     (path,) = wandb_files(tmp_path / "run" / "wandb")
+    assert of_kind(path, "exit")[0].exit_code == 1
+    assert of_kind(path, "preempting") == []
+
+
+def test_a_start_that_comes_back_has_been_preempted(tmp_path, offline):
+    """W&B takes an exit code other than 0 for a failure, except of a run that is marked."""
+
+    def stop(logger):
+        try:
+            logger.log_metrics({"x": 1.5}, step=0)
+            raise StoppedForRequeue
+        finally:
+            finish_wandb(logger)
+
+    with pytest.raises(StoppedForRequeue):
+        stop(wandb_logger(settings(tmp_path / "run")))
+    (path,) = wandb_files(tmp_path / "run" / "wandb")
+    assert len(of_kind(path, "preempting")) == 1
     assert of_kind(path, "exit")[0].exit_code == 1
 
 

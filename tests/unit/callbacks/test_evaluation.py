@@ -58,7 +58,7 @@ def test_a_profile_is_the_metrics_of_the_package(neighbors):
     assert "tail_mass" not in profile(normal(4, 3), generated, IdentityFeatures((3,)), neighbors=neighbors)
 
 
-def test_a_profile_of_labelled_rows_counts_classes(digits):
+def test_a_profile_of_labeled_rows_counts_classes(digits):
     gold, labels, reference = digits
     extractor = ClassifierFeatures.fit(gold, labels, 10)
     generated = gold[labels < 3][:60]
@@ -274,7 +274,7 @@ def test_rows_without_labels_are_their_own_features(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_chain_on_labelled_rows_uses_the_cache(tmp_path, monkeypatch):
+def test_a_chain_on_labeled_rows_uses_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("COLLAPSE_CACHE", str(tmp_path))
     _, chain = digests()
     (path,) = tmp_path.iterdir()

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from collapse.callbacks import IncomingCheck, IncomingWarning
-from collapse.data import Digits, GaussianData, GenerationStore, RingOfGaussians
-from collapse.metrics import RandomConvFeatures, check_incoming
+from collapse.data import CategoricalData, Digits, GaussianData, GenerationStore, RingOfGaussians
+from collapse.metrics import FeatureExtractor, RandomConvFeatures, check_incoming
 from collapse.metrics.splits import STATISTICS
 from collapse.mitigations import RealOnly
-from collapse.models import VAE, Gaussian, GaussianMixture
+from collapse.models import VAE, Categorical, Gaussian, GaussianMixture
 from collapse.recursion import run_chain
 from collapse.seeding import Stream, generator
 
@@ -127,6 +127,24 @@ def test_rows_of_many_experiments_and_too_few_rows_are_passed_over():
     chain, _, _ = watched(Gaussian(2), GaussianData(30, 2), IncomingCheck(), samples_per_generation=2)
     assert not NAMES & set(chain.records[0].metrics)
     assert alarms == []
+
+
+class OneHot(FeatureExtractor):
+    """One coordinate for each of four tokens."""
+
+    def __init__(self):
+        super().__init__("one-hot-4", (), 4)
+
+    def embed(self, x):
+        return torch.nn.functional.one_hot(x.long(), 4).float()
+
+
+def test_tokens_are_passed_over_unless_an_extractor_gives_them_distances():
+    settings = {"generations": 1, "evaluate": False}
+    chain, _, _ = watched(Categorical(4), CategoricalData(rows=99), IncomingCheck(), **settings)
+    assert not NAMES & set(chain.records[0].metrics)
+    chain, _, _ = watched(Categorical(4), CategoricalData(rows=99), IncomingCheck(0.1, OneHot()), **settings)
+    assert set(chain.records[0].metrics) >= NAMES
 
 
 def test_only_the_first_process_checks():

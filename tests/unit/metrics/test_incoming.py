@@ -220,8 +220,8 @@ def test_the_report_says_how_it_came_about():
     assert (report.rows, report.total, report.gold_rows, report.divisions) == (500, 700, 500, 334)
     assert report.false_alarm == 10 / 334 <= 0.03
     assert str(report) == (
-        "500 of 700 incoming rows beside 500 of gold: nothing that real rows would not show "
-        f"(p = {report.p_value:.2g} of 334 divisions, false-alarm rate 0.03)"
+        "500 of 700 incoming rows beside 500 of gold: nothing that real rows would not show; "
+        f"together p = {report.p_value:.2g} (of 334 divisions, false-alarm rate 0.03)"
     )
 
 

@@ -13,6 +13,7 @@ from collapse.mitigations import DataAccumulation, Mitigation, OutlierFilter, Po
 from collapse.mitigations.gate import gold_rows
 from collapse.models import Gaussian
 from collapse.recursion import run_chain
+from collapse.recursion.rehearsal import rehearse
 from collapse.seeding import generator
 
 
@@ -23,7 +24,8 @@ def normal(*shape, seed=0):
 def generation_of(gold, index=2, seed=5):
     """A generation whose pool has gold, a deposit, and two kinds of real rows that are not gold."""
     others = [(Origin.SYNTHETIC, 1), (Origin.REAL, 1), (Origin.REAL, HELD), (Origin.UNKNOWN, 0)]
-    shards = [gold.numpy(), *(np.full((7, *gold.shape[1:]), 100.0 + kind) for kind in range(4))]
+    far = [np.full((7, *gold.shape[1:]), 100 + kind, gold.numpy().dtype) for kind in range(4)]
+    shards = [gold.numpy(), *far]
     records = [provenance(len(gold), origin=Origin.REAL, generation=0)]
     records += [provenance(7, origin=origin, generation=generation) for origin, generation in others]
     return Generation(index, 4, seed, 50, DataPool(shards, records))
@@ -82,10 +84,13 @@ def test_a_rate_of_zero_returns_the_samples_themselves():
 
 
 def test_a_rate_that_no_p_value_reaches_is_refused():
-    samples = candidates(normal(5, 2))
     with pytest.raises(ValueError, match=r"can drop nothing beside 48 gold rows: no p-value is below 1/49; raise rate"):
-        OutlierFilter(0.02).curate(samples, generation_of(normal(48, 2)))
+        OutlierFilter(0.02).check(generation_of(normal(48, 2)))
+    OutlierFilter(0.02).check(generation_of(normal(49, 2)))
     assert len(OutlierFilter(0.02).curate(candidates(normal(5, 2) + 50), generation_of(normal(49, 2)))) == 0
+    with pytest.raises(ValueError, match=r"rate must be 0 or at least 1 / \(max_gold \+ 1\), got 0.01 and 98"):
+        OutlierFilter(0.01, max_gold=98)
+    OutlierFilter(0.01, max_gold=99)
 
 
 def test_a_filtered_chain_trains_on_what_passed():
@@ -176,3 +181,51 @@ def test_rows_of_many_experiments_cannot_be_judged(gate):
             generations=2,
             samples_per_generation=30,
         )
+
+
+# What cannot be judged
+
+
+class Untrained(Gaussian):
+    """Never sees a row."""
+
+    def update(self, batch):
+        raise AssertionError("trained")
+
+
+@pytest.mark.parametrize(
+    ("gate", "rows", "samples", "message"),
+    [
+        (OutlierFilter(0.02), 48, 30, "can drop nothing beside 48 gold rows"),
+        (OutlierFilter(0.2), 5, 30, "needs more gold rows than neighbors, and gold has 5; lower neighbors"),
+        (OutlierFilter(0.0), 5, 30, "needs more gold rows than neighbors"),
+        (PoolGate(), 30, 1, "cannot compare samples with gold: incoming has 1 rows, but at least 2 are needed"),
+        (PoolGate(), 1, 30, "cannot compare samples with gold: gold has 1 rows, but at least 2 are needed"),
+        (PoolGate(max_rows=3), 2, 30, "gold and incoming have 5 rows together; at least 6 are needed"),
+    ],
+    ids=repr,
+)
+def test_what_can_never_be_judged_is_refused_before_anything_is_trained(gate, rows, samples, message):
+    settings = {"mitigations": [gate], "generations": 2, "samples_per_generation": samples}
+    with pytest.raises(ValueError, match=message):
+        run_chain(Untrained(2), GaussianData(rows, 2), evaluate=False, **settings)
+    with pytest.raises(ValueError, match=message):
+        rehearse(Untrained(2), GaussianData(rows, 2), [gate], generations=2, samples=samples)
+
+
+def test_as_few_rows_as_can_be_judged_are():
+    PoolGate(max_rows=3).check(generation_of(normal(3, 2)))
+    OutlierFilter(0.25, neighbors=2).check(generation_of(normal(3, 2)))
+    with pytest.raises(ValueError, match="gold has 9 equal rows"):
+        PoolGate().check(generation_of(normal(1, 2).repeat(9, 1)))
+
+
+@pytest.mark.parametrize("gate", [OutlierFilter(), PoolGate()], ids=repr)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8], ids=str)
+def test_tokens_have_no_distances_and_images_have(gate, dtype):
+    rows = torch.randint(200, (150, 4), generator=generator(0)).to(dtype)
+    if dtype == torch.uint8:
+        gate.check(generation_of(rows))
+        return
+    with pytest.raises(ValueError, match=f"needs rows with a distance, and gold's are {str(dtype)[6:]} tokens; leave"):
+        gate.check(generation_of(rows))

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist
+from xxhash import xxh3_128_hexdigest
 
 from collapse.data import DataPool, GaussianData, MarkovData, Origin, strata
 from collapse.data.generation import Generation
 from collapse.data.rows import provenance
-from collapse.data.strata import class_rarity, neighbor_distance, tail, token_rarity
+from collapse.data.strata import class_rarity, content, neighbor_distance, tail, token_rarity
 from collapse.mitigations import ProtectedStrata
 from collapse.models import Gaussian
 from collapse.recursion import run_chain
+from collapse.recursion.rehearsal import rehearse
 from collapse.seeding import generator
 
 GOLD, SAMPLES, TOTAL = 40, 30, 4
@@ -241,3 +243,42 @@ def test_strata_are_found_once_per_chain():
         data = GaussianData(rows=30, seed=turn)
         run_chain(Gaussian(1), data, generations=4, samples_per_generation=20, mitigations=[mitigation])
         assert by.asked == turn
+
+
+def test_a_rehearsal_finds_them_for_the_chain_after_it(tmp_path):
+    by = Counted()
+    mitigation, data = ProtectedStrata(0.1, by), GaussianData(rows=30)
+    rehearse(Gaussian(1), data, [mitigation], generations=3, samples=20)
+    settings = {"generations": 3, "samples_per_generation": 20}
+    chain = run_chain(Gaussian(1), data, mitigations=[mitigation], store=tmp_path, **settings)
+    assert by.asked == 1
+    fresh = run_chain(Gaussian(1), data, mitigations=[ProtectedStrata(0.1, Counted())], **settings)
+    assert [record.digests["weights"] for record in chain.records] == [
+        record.digests["weights"] for record in fresh.records
+    ]
+
+
+def test_other_gold_has_other_strata():
+    x = np.arange(20, dtype=np.float32)[:, None] ** 2
+    by = Counted()
+    mitigation = ProtectedStrata(0.1, by)
+    others = [x + 1, x.astype(np.float64), x.reshape(10, 2), x[::-1]]
+    pools = [pool_of(x), pool_of(x.copy()), *map(pool_of, others)]
+    pools += [pool_of(x.copy(), y=labels) for labels in (np.arange(20), np.arange(20) % 3)]
+    asked = []
+    for pool in pools:
+        mitigation.protected(pool)
+        asked.append(by.asked)
+    assert asked == [1, 1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("hashed", [1, 7, 1000])
+def test_the_content_of_rows_is_the_same_wherever_they_lie(hashed, monkeypatch):
+    monkeypatch.setattr(strata, "HASHED", hashed)
+    x = torch.randn(30, 3, generator=generator(4)).numpy()
+    records = provenance(30, origin=Origin.REAL, generation=0, y=np.arange(30))
+    whole = DataPool([x], [records])
+    parts = DataPool([np.zeros((2, 3), np.float32), x[:11], x[11:]], [records[:2], records[:11], records[11:]])
+    rows = torch.arange(30)
+    expected = xxh3_128_hexdigest(b"float32 (3,) 30" + x.tobytes() + np.arange(30).tobytes())
+    assert content(whole, rows) == content(parts, rows + 2) == expected
