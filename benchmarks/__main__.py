@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import batches, estimators, generation_change, stack
+from benchmarks import batches, estimators, generation_change, provenance, stack
 
 BENCHMARKS = {
     "stack": stack.main,
     "generation_change": generation_change.main,
     "batches": batches.main,
     "estimators": estimators.main,
+    "provenance": provenance.main,
 }
 
 
