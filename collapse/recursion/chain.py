@@ -225,7 +225,7 @@ def run_chain(
         )
     if folder is None:
         check_slurm(trainer)
-    if root.exists() and trainer.is_global_zero and not spawns(trainer):
+    if pools.journal.path.exists() and trainer.is_global_zero and not spawns(trainer):
         pools.hold()  # before a checkpoint is chosen that another process is about to supersede
     try:
         trainer.fit(module, datamodule=data, ckpt_path=None if folder else newest_checkpoint(root))
