@@ -156,8 +156,16 @@ def _take_artifact(run: WandbRun, record: Any, folder: Path) -> None:
         "metadata": json.loads(content.metadata or "{}"),
         "contents": [{"path": part.path, "size": part.size} for part in content.manifest.contents],
     }
-    if artifact not in run.artifacts:
-        run.artifacts.append(artifact)
+    again = [place for place, known in enumerate(run.artifacts) if _same_version(known, artifact)]
+    for place in reversed(again):  # a later start has logged it again
+        del run.artifacts[place]
+    run.artifacts.append(artifact)
+
+
+def _same_version(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two artifacts are equal, or have the same name and an alias of their own, as a generation's has."""
+    named = all(one[key] == other[key] for key in ("type", "name", "aliases")) and one["aliases"] != ["latest"]
+    return one == other or (named and bool(one["aliases"]))
 
 
 def _take_exit(run: WandbRun, record: Any, folder: Path) -> None:
