@@ -168,7 +168,6 @@ def test_nobody_trains_on_a_corrupted_run(sound, tmp_path, number):
     assert refuses_to_train(root)
 
 
-@pytest.mark.slow
 def test_nobody_trains_on_any_of_them(sound, tmp_path):
     for number in range(2 * len(WAYS), CORRUPTIONS):
         root, way, files = corrupted(sound, tmp_path, number)
