@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from collapse.data.files import array_digest, array_parts, commit
+from collapse.data.files import array_digest, array_parts, commit, sync_folder
 from collapse.data.ingest.layout import Block, Findings
-from collapse.data.ingest.pool import LAYOUT, MANIFEST, IngestedBatch, IngestPool, batch_name, known_digests, sync
+from collapse.data.ingest.pool import LAYOUT, MANIFEST, IngestedBatch, IngestPool, batch_name, known_digests
 from collapse.data.ingest.source import Source
 from collapse.data.intake import CHUNK_BYTES, records_name, rows_name
 from collapse.data.lock import LOCK, RunLock
@@ -98,7 +98,7 @@ def _appended(pool: IngestPool, source: Source, origin: Origin) -> Ingestion:
         raise
     (folder / MANIFEST).chmod(0o444)
     for parent in (folder.parent, pool.root):
-        sync(parent)
+        sync_folder(parent)
     return Ingestion(IngestedBatch(folder, manifest), known, source.findings.notes)
 
 

@@ -15,7 +15,6 @@ the pool, and the next one removes it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -202,15 +201,6 @@ def known_digests(digests: np.ndarray, among: np.ndarray) -> np.ndarray:
 def batch_name(index: int) -> str:
     """Return the name of a batch's folder."""
     return f"batch_{index:05d}"
-
-
-def sync(folder: Path) -> None:
-    """Force the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def is_pool(root: Path) -> bool:
