@@ -5,7 +5,7 @@
         chunk_00000.npy           rows (n, *S)
         chunk_00000.rows.npy      their provenance (n,)
         manifest.json             names, counts and SHA-256 of the files, parent digest: written last, the commit point
-      held/                       what came with gold and is not declared real: for nobody until a mitigation names it
+      held/                       what came with gold and is not declared real; a mitigation may name it
       gen_001/                    what model 0 sampled; the first generation allowed to train on it is 1
         rejected.npy              candidates that curation left out, with their scores
       ...

@@ -110,7 +110,7 @@ def _chain_faults(store: GenerationStore, manifests: dict[int, Manifest | str]) 
             yield f"{path} is missing, and generations after it are there; restore it from a backup"
         elif isinstance(manifest, str):
             yield manifest
-        else:  # also where its own digest fits
+        else:
             if parent is not None and manifest.parent != parent:
                 yield f"{path} does not follow from the manifest before it: one of the two was changed or swapped"
             if manifest.generation != generation:

@@ -3,7 +3,7 @@
     python chaos.py            read requests (JSON, one a line), answer each with what became of it
 
 A request names a CONFIG of ours, a folder, and when to kill: after so many ``seconds``, or ``delay`` seconds after a
-``phase`` has begun for the ``turn``-th time. Answered are the exit codes and the phase that the killed process was in.
+``phase`` has begun for the ``turn``-th time. Answered is the phase that the killed process was in.
 """
 
 from __future__ import annotations
@@ -148,10 +148,6 @@ def due(request, board, begun):
     return False
 
 
-def ended(process):
-    return os.waitpid(process, os.WNOHANG)
-
-
 def run(request):
     """Fork the processes of one attempt, kill one of them when it is time, and wait for all."""
     board, begun = Board(), time.monotonic()
@@ -161,17 +157,15 @@ def run(request):
         if process == 0:
             child(request, board, rank)
         processes.append(process)
-    codes, killed, phase = {}, None, None
-    while len(codes) < len(processes):
-        for process in processes:
-            if process not in codes and ended(process)[0]:
-                codes[process] = True
+    over, killed, phase = set(), None, None
+    while len(over) < len(processes):
+        over |= {process for process in processes if process not in over and os.waitpid(process, os.WNOHANG)[0]}
         victim = processes[request["victim"]]
-        if killed is None and victim not in codes and due(request, board, begun):
+        if killed is None and victim not in over and due(request, board, begun):
             os.kill(victim, signal.SIGKILL)
             killed, phase = time.monotonic(), board.read()[0]
         if killed is not None and time.monotonic() - killed > 3:  # as torchrun does with what is left
-            for process in set(processes) - set(codes):
+            for process in set(processes) - over:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
         time.sleep(0.0002)

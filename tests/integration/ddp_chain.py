@@ -114,6 +114,17 @@ def case_statistic(folder, rank):
     return found
 
 
+def case_means(folder, rank):
+    """What an epoch resumed in its middle goes on from; the first process's checkpoint is the one that is written."""
+    saved, taken_up, checkpoint = VAE(**RING), VAE(**RING), {}
+    saved.epoch_sums, saved.epoch_steps = {"loss": torch.tensor(1.0 + rank), "penalty": torch.tensor(10.0 * rank)}, 2
+    saved.on_save_checkpoint(checkpoint)
+    written = [checkpoint if rank == 0 else None]
+    torch.distributed.broadcast_object_list(written)
+    taken_up.on_load_checkpoint(written[0])
+    return taken_up.epoch_means()
+
+
 def case_frozen(folder, rank):
     return chain(folder, **frozen_options())
 

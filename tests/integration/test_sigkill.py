@@ -29,10 +29,12 @@ KILLED = -9
 class Children:
     """Runs the child's command lines, each in a process of its own, forked from one that has imported everything."""
 
+    child = CHILD
+
     def __init__(self, folder):
         self.folder, self.references = folder, {}
         self.server = subprocess.Popen(
-            [sys.executable, CHILD, "serve"],
+            [sys.executable, self.child, "serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**ENVIRONMENT, "COLLAPSE_CACHE": str(folder / "cache")},

@@ -21,15 +21,7 @@ STOPPED, SECONDS = 75, 240
 class Stopped(Children):
     """Runs chains that are stopped by a signal, and not killed."""
 
-    def __init__(self, folder):
-        self.folder, self.references = folder, {}
-        self.server = subprocess.Popen(
-            [sys.executable, CHILD, "serve"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**ENVIRONMENT, "COLLAPSE_CACHE": str(folder / "cache")},
-            text=True,
-        )
+    child = CHILD
 
     def kill(self, config, root, point):
         code, _ = self.run(config, root, point)

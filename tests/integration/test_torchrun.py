@@ -49,7 +49,7 @@ def torchrun(folder, *cases, timeout=120, child=CHILD):
 def two(tmp_path_factory):
     """The cases that succeed, in one launch: starting two interpreters costs more than running them."""
     folder = tmp_path_factory.mktemp("two")
-    result, found = torchrun(folder, "statistic", "frozen", "guarded", "normalized")
+    result, found = torchrun(folder, "statistic", "means", "frozen", "guarded", "normalized")
     assert result.returncode == 0, result.stdout[-5000:]
     return {"folder": folder, "output": result.stdout, **found}
 
@@ -127,6 +127,11 @@ def test_an_epoch_visits_every_row_once(two):
         assert len(set(rows)) == len(rows)
         assert len(first[epoch]) == len(second[epoch])
         assert not {tuple(batch) for batch in first[epoch]} & {tuple(batch) for batch in second[epoch]}
+
+
+def test_every_process_takes_its_own_running_means_up_again(two):
+    means = [{name: value for name, value in found.items() if name != "seconds"} for found in two["means"]]
+    assert means == [{"loss": 0.5, "penalty": 0.0}, {"loss": 1.0, "penalty": 5.0}]
 
 
 def test_there_is_one_record(two):

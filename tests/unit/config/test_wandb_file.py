@@ -332,6 +332,30 @@ def test_the_last_start_says_how_a_run_ended(run):
     assert wandb_runs(run / "wandb")[0].exit_code is None
 
 
+def artifact(digest, *aliases):
+    record = Record()
+    record.artifact.name, record.artifact.type, record.artifact.digest = "pool", "pool", digest
+    record.artifact.aliases.extend(aliases)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "digests"),
+    [
+        (("a", "gen-001", "latest"), ("a", "gen-001", "latest"), ["a"]),
+        (("a", "gen-001", "latest"), ("b", "gen-001", "latest"), ["b"]),  # logged again: the later one counts
+        (("a", "gen-001", "latest"), ("a", "gen-002", "latest"), ["a", "a"]),
+        (("a", "latest"), ("b", "latest"), ["a", "b"]),  # versions that have no names of their own
+        (("a",), ("b",), ["a", "b"]),
+    ],
+)
+def test_an_artifact_that_a_later_start_logs_again_is_there_once(tmp_path, earlier, later, digests):
+    for second, logged in enumerate((earlier, later)):
+        start(tmp_path, "x", second, artifact(*logged))
+    (found,) = wandb_runs(tmp_path / "wandb")
+    assert [one["digest"] for one in found.artifacts] == digests
+
+
 def test_a_second_name_of_a_run_is_no_second_start(run):
     path = wandb_files(run / "wandb")[0]
     (run / "wandb" / "latest-run").symlink_to(path.parent)
