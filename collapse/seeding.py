@@ -42,6 +42,8 @@ class Stream(enum.IntEnum):
     LOADER = 12
     PREDICT = 13
     CHECK = 14
+    CONDITION = 15
+    NOISE = 16
 
 
 def key(*parts: int) -> int:

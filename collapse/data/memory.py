@@ -90,11 +90,6 @@ class MemoryStore(GenerationStore):
         """Return the records of the candidates that curation left out."""
         return self._arrays[f"{self.folder(generation)}/{REJECTED_NAME}"]
 
-    def read_chunk(self, generation: int, index: int) -> np.ndarray:
-        """Return the rows of a chunk, whether its generation is committed or not."""
-        self.flush()
-        return self._arrays[self.chunk(generation, index)]
-
     def manifest(self, generation: int) -> Manifest:
         """Return a committed manifest."""
         return self._manifests[generation][1] if generation in self._manifests else super().manifest(generation)

@@ -60,13 +60,19 @@ class Mixture:
         return float(weights[self.is_real].sum() / weights.sum())
 
     @property
-    def effective_size(self) -> float:
-        """Kish's effective number of rows, (sum w)^2 / sum w^2."""
+    def masses(self) -> Tensor:
+        """(N,) float64, how often a draw takes each row in expectation, up to a common factor."""
         weights = self.raised().weights
         if self.real_share is not None:  # the masses a draw gives the two parts, not those they came with
             parts = ((weights * self.is_real, self.real_share), (weights * ~self.is_real, 1 - self.real_share))
             weights = sum((share * part / part.sum() for part, share in parts if share > 0), torch.zeros_like(weights))
-        return float(weights.sum() ** 2 / weights.square().sum())
+        return weights
+
+    @property
+    def effective_size(self) -> float:
+        """Kish's effective number of rows, (sum w)^2 / sum w^2."""
+        masses = self.masses
+        return float(masses.sum() ** 2 / masses.square().sum())
 
     def over(self, keep: Tensor) -> Mixture:
         """Return the measure that counts each row of ``keep`` (N,) bool once, and nothing else."""

@@ -161,6 +161,8 @@ def encode(x: Tensor, dtype: np.dtype) -> np.ndarray:
         FloatingPointError: If a value is NaN or infinite: a pool must never hold one.
     """
     values = x.detach().cpu()
+    if values.dtype == torch.bfloat16:  # which NumPy does not know
+        values = values.float()
     if values.is_floating_point() and values.numel() and not bool(torch.isfinite(torch.stack(values.aminmax())).all()):
         raise FloatingPointError(
             "the model sampled NaN or infinite values; lower the learning rate or clip the gradients"

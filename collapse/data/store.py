@@ -70,10 +70,10 @@ class GenerationStore(RunFolder):
         """Return the path of a chunk of rows."""
         return f"{self.folder(generation)}/{rows_name(index)}"
 
-    def read_chunk(self, generation: int, index: int) -> np.ndarray:
-        """Return the rows of a chunk, whether its generation is committed or not."""
+    def read_chunk(self, generation: int, index: int) -> tuple[Shard, np.ndarray]:
+        """Return the rows of a chunk, mapped, and their records, whether its generation is committed or not."""
         self.flush()
-        return MappedArray(self.chunk(generation, index))[:]
+        return self._open(self.chunk(generation, index), f"{self.folder(generation)}/{records_name(index)}")
 
     def __len__(self) -> int:
         """Number of committed folders, gold included."""

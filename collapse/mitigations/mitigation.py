@@ -86,11 +86,18 @@ class Mitigation(Remembers, GenerationCallback):
         raise NotImplementedError
 
     def wrap_sampler(self, sample: SampleFn, module: GenerativeModule) -> SampleFn:
-        """Return the function that samples instead of ``sample``."""
+        """Return the function that samples instead of ``sample``.
+
+        Args:
+            sample: (n, generator, y=None) -> (n, *S). A conditional model is sampled with ``y``, (n,) class labels or
+                (n, p) prompt tokens; a wrapper takes it likewise and hands it on.
+            module: The trained module.
+        """
         return sample
 
     def curate(self, samples: Samples, generation: Generation) -> Samples:
-        """Return the candidates to keep, changed where the method changes them."""
+        """Return the candidates to keep, changed where the method changes them; ``samples.y`` are the labels that a
+        class-conditional model sampled them under."""
         return samples
 
     def finalize(self, module: GenerativeModule, generation: Generation) -> None:

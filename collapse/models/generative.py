@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -13,15 +13,26 @@ from torch import Tensor
 
 from collapse.arguments import Remembers
 from collapse.data.loading import GenerationLoader
+from collapse.data.module import RecursiveDataModule
 from collapse.data.rows import Batch
 from collapse.distributed import gather_processes, own_share, processes
+from collapse.models.conditions import Conditions, LabelLaw
 from collapse.models.sharding import is_sharded, shard
 from collapse.seeding import Clock, Stream, generator, reseed
 
 __all__ = ["GenerativeModule", "Objective", "RowWeights", "SampleFn"]
 
-SampleFn = Callable[[int, torch.Generator], Tensor]
-"""(n, generator) -> (n, *S): what a harvest calls, and what ``wrap_sampler`` wraps."""
+
+class SampleFn(Protocol):
+    """What a harvest calls, and what ``wrap_sampler`` wraps: (n, generator, y=None) -> (n, *S).
+
+    ``y`` is what a conditional model's samples are conditioned on, (n,) int64 class labels or (n, p) prompt tokens. A
+    model without conditions is called with ``n`` and ``generator`` alone.
+    """
+
+    def __call__(self, n: int, generator: torch.Generator, y: Tensor | None = None, /) -> Tensor:
+        """Draw ``n`` rows, (n, *S)."""
+
 
 Objective = Callable[[Mapping[str, Tensor], Batch, "GenerativeModule"], Tensor]
 """(outputs, batch, module) -> (): the scalar to minimize."""
@@ -56,19 +67,24 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
         fresh_samples: Whether ``sample`` returns memory that nothing writes to afterwards, so that a pool may keep it.
             False is always right, and costs a copy.
         learning_rate: Step size of the default optimizer, Adam.
+        weight_decay: What that adds of every weight to its gradient, Adam's own kind of decay (L2).
+        classes: Number of classes K of a model that is conditioned on labels, a constructor's argument; None for one
+            that is not.
         clock: Where in the chain the module stands; set by ``RecursiveTrainer``. With one, every step draws from its
             own key; without one, from torch's global generator as anywhere else.
         objective: A socket: turns outputs into the scalar to minimize.
         weigh: A socket: weights the rows of a batch. Part of ``objective``; a model that is fitted in closed form
             asks for the weights themselves.
-        training_facts: What is known of the training set at hand (``rows``, ``real_fraction``, ...); set by
-            ``RecursiveTrainer``, empty without one.
+        training_facts: What is known of the training set at hand (``rows``, ``real_fraction``, ``label_law`` for
+            labeled rows, ...); set by ``RecursiveTrainer``, empty without one.
     """
 
     reads_batches: ClassVar[bool] = True
     exposes: frozenset[str] = frozenset()
     fresh_samples: ClassVar[bool] = False
     learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    classes: int | None = None
     clock: Clock | None = None
 
     def __init__(self) -> None:
@@ -98,11 +114,25 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
         Args:
             n: Number of rows.
             generator: On the module's device; the only source of randomness.
-            y: (n,) labels for a conditional model.
+            y: What the rows are conditioned on, for a conditional model: (n,) int64 class labels, or (n, p) tokens
+                that texts begin with.
 
         Returns:
             (n, *S), in the units of ``Batch.x``.
         """
+
+    def conditions(self, data: RecursiveDataModule) -> Conditions | None:
+        """Return the law that a chain draws ``y`` from, or None to have ``sample`` called without.
+
+        With ``classes`` it is the law of the labels in the mixture that the model was trained on.
+
+        Args:
+            data: The chain's data, for a model that takes its conditions from there.
+
+        Raises:
+            ValueError: If the model has ``classes`` and no row that it was trained on has a label.
+        """
+        return None if self.classes is None else LabelLaw.of(self.training_facts)
 
     def outputs(self, batch: Batch) -> Mapping[str, Tensor]:
         """Return ``{"loss": (B,)}`` and whatever the module ``exposes``, all from one forward pass."""
@@ -129,10 +159,12 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
         return loader.batches.factor(batch_idx) if isinstance(loader, GenerationLoader) else 1
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Sample as many rows as the batch has, from a key of the batch's and the process's own."""
+        """Sample as many rows as the batch has, from a key of the batch's and the process's own; a class-conditional
+        model samples under the batch's labels."""
         clock = self.clock or Clock()
         key = (clock.seed, Stream.PREDICT, clock.generation, batch_idx, self.global_rank)
-        return self.sample(len(batch.x), generator(*key, device=self.device))
+        drawn = generator(*key, device=self.device)
+        return self.sample(len(batch.x), drawn) if self.classes is None else self.sample(len(batch.x), drawn, batch.y)
 
     def tally(self, name: str, value: Tensor) -> None:
         """Add a value to the epoch's running sum, on the device: logged once per epoch, as a ``self.log`` per step
@@ -174,9 +206,15 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
             shard(self, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
-        """Adam with ``learning_rate``; none for a module without parameters."""
+        """Adam with ``learning_rate`` and ``weight_decay``; none for a module without parameters."""
         parameters = [p for p in self.parameters() if p.requires_grad]
-        return torch.optim.Adam(parameters, lr=self.learning_rate) if parameters else None
+        if not parameters:
+            return None
+        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        # A fused step can undo the loss scale itself, for which Lightning forbids it to clip gradients under any mixed
+        # precision, with a scale or without; let it undo the scale beforehand, as for every other optimizer.
+        optimizer._step_supports_amp_scaling = False
+        return optimizer
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning writes this attribute some forty times a step; nn.Module's search through parameters, buffers and

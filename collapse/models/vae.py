@@ -5,74 +5,20 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collapse.data.rows import Batch
+from collapse.models.conditions import one_hot
 from collapse.models.generative import GenerativeModule
+from collapse.models.likelihoods import BernoulliLikelihood, GaussianLikelihood, Likelihood
 from collapse.nn import MLP, ConvDecoder, ConvEncoder
 
 __all__ = ["VAE", "BernoulliLikelihood", "GaussianLikelihood", "Likelihood"]
 
 T = TypeVar("T")
-
-
-class Likelihood(Protocol):
-    """The law p(x | z) of a row, given what the decoder returns for z."""
-
-    def negative_log_likelihood(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """Return -log p(x | z) in nats, (B,), for parameters and rows (B, *S)."""
-
-    def mean(self, parameters: Tensor) -> Tensor:
-        """Return E[x | z], (B, *S)."""
-
-    def draw(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw x from p(x | z), (B, *S)."""
-
-
-@dataclass(frozen=True)
-class BernoulliLikelihood:
-    """Independent bits with the decoder's values as logits; gray values in [0, 1] count as probabilities of a bit."""
-
-    def negative_log_likelihood(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """Return the cross-entropy summed over a row, (B,)."""
-        return F.binary_cross_entropy_with_logits(parameters, x, reduction="none").flatten(1).sum(1)
-
-    def mean(self, parameters: Tensor) -> Tensor:
-        """Return the probabilities, (B, *S) in (0, 1)."""
-        return parameters.sigmoid()
-
-    def draw(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw bits, (B, *S) in {0, 1}."""
-        return torch.bernoulli(parameters.sigmoid(), generator=generator)
-
-
-@dataclass(frozen=True)
-class GaussianLikelihood:
-    """Independent normal values around the decoder's, with one fixed standard deviation.
-
-    Attributes:
-        scale: Standard deviation in the units of x, above 0.
-    """
-
-    scale: float
-
-    def negative_log_likelihood(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """Return the squared distance over twice the variance plus the normalizing constant, (B,)."""
-        constant = math.prod(x.shape[1:]) * (math.log(self.scale) + 0.5 * math.log(2 * math.pi))
-        return ((x - parameters) / self.scale).square().flatten(1).sum(1).mul(0.5).add(constant)
-
-    def mean(self, parameters: Tensor) -> Tensor:
-        """Return the parameters themselves."""
-        return parameters
-
-    def draw(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw normal values, (B, *S)."""
-        return torch.normal(parameters, self.scale, generator=generator)
 
 
 class Harvest(NamedTuple):
@@ -92,18 +38,19 @@ def averaged(likelihood: Likelihood, parameters: Tensor, generator: torch.Genera
     return likelihood.mean(parameters)
 
 
-def fully_connected(shape: tuple[int, ...], latent_dim: int, hidden: int) -> tuple[nn.Module, nn.Module]:
-    """Return an encoder and a decoder with one hidden layer each, for rows of any shape."""
+def fully_connected(shape: tuple[int, ...], latent_dim: int, hidden: int, classes: int) -> tuple[nn.Module, nn.Module]:
+    """Return an encoder and a decoder with one hidden layer each, for rows of any shape; the decoder takes classes."""
     size = math.prod(shape)
     encoder = nn.Sequential(nn.Flatten(), MLP((size, hidden, 2 * latent_dim)))
-    return encoder, nn.Sequential(MLP((latent_dim, hidden, size)), nn.Unflatten(1, shape))
+    return encoder, nn.Sequential(MLP((latent_dim + classes, hidden, size)), nn.Unflatten(1, shape))
 
 
-def convolutional(shape: tuple[int, ...], latent_dim: int, hidden: int) -> tuple[nn.Module, nn.Module]:
+def convolutional(shape: tuple[int, ...], latent_dim: int, hidden: int, classes: int) -> tuple[nn.Module, nn.Module]:
     """Return an encoder and a decoder with hidden / 4 and hidden / 2 feature maps, at least one, for images."""
     channels = (max(1, hidden // 4), max(1, hidden // 2))
     image: Any = shape  # its length is checked by the networks
-    return ConvEncoder(image, 2 * latent_dim, channels=channels), ConvDecoder(latent_dim, image, channels=channels)
+    encoder = ConvEncoder(image, 2 * latent_dim, channels=channels)  # first, as its weights are drawn first
+    return encoder, ConvDecoder(latent_dim + classes, image, channels=channels)
 
 
 NETWORKS = {"mlp": fully_connected, "conv": convolutional}
@@ -126,6 +73,12 @@ class VAE(GenerativeModule):
     .. math::
         \ell(x) = -\log p(x \mid z) + \beta\, D_{\mathrm{KL}} \tag{3}
 
+    With ``classes`` every law is that given the label y: the encoder sees x plus a learned offset of its class, the
+    decoder z beside y as a unit vector. Without a label (-1) both are zero.
+
+    .. math::
+        q(z \mid x, y) = q(z \mid x + A e_y), \quad p(x \mid z, y) = p(x \mid (z, e_y)), \quad e_{-1} = 0 \tag{4}
+
     With the defaults ``hidden=256`` and ``network="conv"`` and with ``shape=(1, 28, 28), latent_dim=20`` it is the
     network of Shumailov et al. (647 081 parameters), who harvest the mean.
 
@@ -138,7 +91,10 @@ class VAE(GenerativeModule):
         scale: Standard deviation of the Gaussian likelihood in the units of x, above 0; the Bernoulli has none.
         beta: Weight of equation 2, at least 0; 1 is the bound itself.
         harvest: "draw" samples p(x | z), the model's own law; "mean" returns its mean, which is biased.
+        classes: Number of classes K for a model conditioned on labels, at least 1; None for one that is not.
         learning_rate: Step size of Adam.
+        weight_decay: Adam's weight decay (L2), at least 0.
+        compile: Compile the networks with ``torch.compile``, at their first use.
 
     Raises:
         ValueError: If an argument is outside its range or names nothing known.
@@ -146,6 +102,7 @@ class VAE(GenerativeModule):
     References:
         Kingma, Welling, "Auto-Encoding Variational Bayes", 2014. arXiv:1312.6114, equations 3 and 10.
         Higgins et al., "beta-VAE", 2017, equation 4.
+        Sohn, Lee, Yan, "Learning Structured Output Representation using Deep Conditional Generative Models", 2015.
         Shumailov et al., "AI models collapse when trained on recursively generated data", 2024.
     """
 
@@ -162,7 +119,10 @@ class VAE(GenerativeModule):
         scale: float = 0.1,
         beta: float = 1.0,
         harvest: str = "draw",
+        classes: int | None = None,
         learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -171,20 +131,37 @@ class VAE(GenerativeModule):
                 f"latent_dim = {latent_dim}, hidden = {hidden}, scale = {scale}, beta = {beta}: latent_dim and hidden "
                 "must be at least 1, scale above 0 and beta at least 0, both finite"
             )
-        if not 0 <= learning_rate < math.inf:
-            raise ValueError(f"learning_rate = {learning_rate} must be at least 0 and finite")
+        if not 0 <= learning_rate < math.inf or not 0 <= weight_decay < math.inf:
+            raise ValueError(
+                f"learning_rate = {learning_rate}, weight_decay = {weight_decay}: both must be at least 0 and finite"
+            )
         if not shape or min(shape) < 1:
             raise ValueError(f"shape = {tuple(shape)} must be the sides of a row, at least one and each at least 1")
-        self.shape, self.latent_dim, self.beta = tuple(shape), latent_dim, beta
-        self.encoder, self.decoder = chosen("network", network, NETWORKS)(self.shape, latent_dim, hidden)
+        if classes is not None and classes < 1:
+            raise ValueError(f"classes = {classes} must be at least 1, or None for a model without labels")
+        self.shape, self.latent_dim, self.beta, self.classes = tuple(shape), latent_dim, beta, classes
+        self.encoder, self.decoder = chosen("network", network, NETWORKS)(self.shape, latent_dim, hidden, classes or 0)
+        if classes is not None:
+            self.offset = nn.Linear(classes, math.prod(self.shape), bias=False)
         self.likelihood = chosen("likelihood", likelihood, LIKELIHOODS)(scale)
         self.harvest = chosen("harvest", harvest, HARVESTS)
-        self.learning_rate = learning_rate
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        if compile:
+            self.encoder.compile()  # in place: the state dict keeps its names
+            self.decoder.compile()
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of q(z | x), both (B, latent_dim), for rows (B, *S)."""
+    def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of q(z | x, y), both (B, latent_dim), for rows (B, *S) and labels (B,)."""
+        labels = self._labels(y, x.dtype)
+        if labels is not None:
+            x = x + self.offset(labels).view_as(x)  # equation 4
         mu, log_variance = at_least_single(self.encoder(x)).chunk(2, dim=1)
         return mu, log_variance
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the likelihood's parameters, (B, *S), for z (B, latent_dim) and labels (B,)."""
+        labels = self._labels(y, z.dtype)
+        return at_least_single(self.decoder(z if labels is None else torch.cat([z, labels], 1)))  # equation 4
 
     def loss(self, batch: Batch) -> Tensor:
         """Return equation 3 for each row, (B,), in nats."""
@@ -197,30 +174,34 @@ class VAE(GenerativeModule):
             "loss" (B,), "reconstruction" (B,) = -log p(x | z) and "kl" (B,) in nats; "latent" (B, latent_dim).
         """
         x = batch.x.to(self.dtype)  # nothing to do but for float64 data
-        mu, log_variance = self.encode(x)
+        y = None if self.classes is None else batch.y
+        mu, log_variance = self.encode(x, y)
         z = torch.addcmul(mu, torch.exp(0.5 * log_variance), torch.randn_like(mu))  # equation 1
-        reconstruction, kl = self._reconstruction(z, x), divergence(mu, log_variance)
+        reconstruction, kl = self._reconstruction(z, x, y), divergence(mu, log_variance)
         loss = torch.add(reconstruction, kl, alpha=self.beta)  # equation 3
         return {"loss": loss, "latent": z, "reconstruction": reconstruction, "kl": kl}
 
-    def elbo(self, x: Tensor, samples: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
+    def elbo(
+        self, x: Tensor, samples: int = 1, *, y: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Estimate the evidence lower bound of each row, with beta = 1 whatever the training weighs.
 
         Args:
             x: Rows, (B, *S).
             samples: Draws of z to average over, at least 1.
+            y: (B,) labels for a model with classes, -1 for none.
             generator: On the module's device; None for torch's global one.
 
         Returns:
-            A lower bound of log p(x) in expectation, (B,), in nats.
+            A lower bound of log p(x), or of log p(x | y), in expectation, (B,), in nats.
         """
         if samples < 1:
             raise ValueError(f"samples = {samples}, but the bound is a mean over draws of z; use at least 1")
-        mu, log_variance = self.encode(x)
+        mu, log_variance = self.encode(x, y)
         sigma, total = torch.exp(0.5 * log_variance), torch.zeros_like(mu[:, 0])
         for _ in range(samples):
             noise = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
-            total = total + self._reconstruction(torch.addcmul(mu, sigma, noise), x)
+            total = total + self._reconstruction(torch.addcmul(mu, sigma, noise), x, y)
         return -total / samples - divergence(mu, log_variance)
 
     @torch.no_grad()
@@ -230,16 +211,17 @@ class VAE(GenerativeModule):
         Args:
             n: Number of rows.
             generator: On the module's device; the only source of randomness.
-            y: Must be None: the model is unconditional.
+            y: (n,) int64 labels for a model with classes, -1 for none; None for one without.
 
         Returns:
             (n, *S); images clamped to [0, 1].
+
+        Raises:
+            ValueError: If the model is conditioned on labels and there are none, or the other way round.
         """
-        if y is not None:
-            raise ValueError(f"y holds {len(y)} labels, but a VAE is unconditional; sample it without labels")
         weight = next(self.decoder.parameters())
         z = torch.randn(n, self.latent_dim, generator=generator, device=weight.device, dtype=weight.dtype)
-        x = self.harvest.emit(self.likelihood, at_least_single(self.decoder(z)), generator)
+        x = self.harvest.emit(self.likelihood, self.decode(z, y), generator)
         return x.clamp(0, 1) if len(self.shape) == 3 else x
 
     @property
@@ -247,8 +229,16 @@ class VAE(GenerativeModule):
         """Empty for "draw"; names the bias otherwise."""
         return dict(self.harvest.settings)
 
-    def _reconstruction(self, z: Tensor, x: Tensor) -> Tensor:
-        return self.likelihood.negative_log_likelihood(at_least_single(self.decoder(z)), x)
+    def _reconstruction(self, z: Tensor, x: Tensor, y: Tensor | None) -> Tensor:
+        return self.likelihood.negative_log_likelihood(self.decode(z, y), x)
+
+    def _labels(self, y: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """Return labels as unit vectors, (B, K); None for a model without classes."""
+        if self.classes is None and y is not None:
+            raise ValueError(f"y holds {len(y)} labels, but a VAE is unconditional; leave them out, or give it classes")
+        if self.classes is not None and y is None:
+            raise ValueError(f"y is None, but a VAE with classes = {self.classes} is given labels; use -1 for no label")
+        return None if self.classes is None or y is None else one_hot(y, self.classes, dtype)
 
 
 def divergence(mu: Tensor, log_variance: Tensor) -> Tensor:
@@ -257,8 +247,11 @@ def divergence(mu: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def at_least_single(values: Tensor) -> Tensor:
-    """Widen what autocast narrowed: logarithms and sums over a row lose too much in 16 bits."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+    """Widen what autocast narrowed: logarithms and sums over a row lose too much in 16 bits.
+
+    Convolutions leave channels last in memory; here they come to stand as in a batch, whatever the type.
+    """
+    return values.to(torch.promote_types(values.dtype, torch.float32), memory_format=torch.contiguous_format)
 
 
 def chosen(argument: str, value: str, options: Mapping[str, T]) -> T:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import torch
 from einops.layers.torch import Rearrange
 from torch import nn
 
@@ -48,6 +49,7 @@ class ConvEncoder(nn.Sequential):
             layers += [nn.Conv2d(before, after, kernel_size=4, stride=2, padding=1), activation()]
         flatten = Rearrange("b c h w -> b (c h w)", c=channels[-1], h=height, w=width)
         super().__init__(*layers, flatten, nn.Linear(channels[-1] * height * width, outputs))
+        self.to(memory_format=torch.channels_last)
 
 
 class ConvDecoder(nn.Sequential):
@@ -84,6 +86,7 @@ class ConvDecoder(nn.Sequential):
             odd = (large[0] - 2 * small[0], large[1] - 2 * small[1])
             layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, output_padding=odd), activation()]
         super().__init__(*layers[:-1])
+        self.to(memory_format=torch.channels_last)
 
 
 def pyramid(shape: Sequence[int], halvings: int) -> list[tuple[int, int]]:

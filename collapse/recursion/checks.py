@@ -20,7 +20,7 @@ from collapse.recursion.lightning import callbacks_of
 from collapse.recursion.reinitialize import twin_of
 from collapse.recursion.strategies import check_strategy
 
-__all__ = ["check_budget", "check_loader", "check_module", "check_trainer", "generations_kept"]
+__all__ = ["check_budget", "check_labels", "check_loader", "check_module", "check_trainer", "generations_kept"]
 
 LIMIT = 2**63  # counts are integers of 64 bits to torch and NumPy
 
@@ -110,6 +110,23 @@ def check_trainer(trainer: pl.Trainer, wanted: dict[str, Any]) -> RecursiveDataM
     return data
 
 
+def check_labels(module: pl.LightningModule, data: RecursiveDataModule) -> None:
+    """Check that the data have the labels that a class-conditional module is conditioned on.
+
+    Raises:
+        ValueError: If they have none, or of more classes than the module knows.
+    """
+    if not isinstance(module, GenerativeModule) or module.classes is None:
+        return
+    model, rows = f"{type(module).__name__}(classes={module.classes})", type(data).__name__
+    if data.classes is None or data.gold().y is None:
+        raise ValueError(f"{model} is conditioned on class labels, and {rows} has none; leave the model's classes out")
+    if module.classes < data.classes:
+        raise ValueError(
+            f"{model} knows fewer classes than {rows}, which has {data.classes}; give classes={data.classes}"
+        )
+
+
 def check_loader(trainer: pl.Trainer) -> None:
     """Check that Lightning left the loader's order alone.
 
@@ -124,13 +141,21 @@ def check_loader(trainer: pl.Trainer) -> None:
         )
 
 
-def check_module(module: pl.LightningModule, stack: MitigationStack, processes: int = 1) -> None:
+def check_module(
+    module: pl.LightningModule,
+    stack: MitigationStack,
+    processes: int = 1,
+    data: RecursiveDataModule | None = None,
+) -> None:
     """Check that a module can be sampled, made again, and regularized as the mitigations want.
 
     Raises:
         TypeError: If it has no ``sample``, or is no GenerativeModule where a mitigation shapes the loss.
-        ValueError: If it cannot be made again, or only in part, or lacks an output.
+        ValueError: If it cannot be made again, or only in part, or lacks an output; or if the data, where they are
+            given, lack the labels it is conditioned on.
     """
+    if data is not None:
+        check_labels(module, data)
     name = type(module).__name__
     if processes > 1 and isinstance(module, Estimator):
         raise TypeError(f"{name} is fitted by one process, and the Trainer has {processes}; give Trainer(devices=1)")

@@ -7,23 +7,35 @@ import hashlib
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from collapse.data.generation import Generation
 from collapse.data.guarantee import realized_guarantee
 from collapse.data.mixture import Mixture
 from collapse.data.pool import DataPool
-from collapse.data.rows import Origin, provenance
+from collapse.data.rows import UNLABELED, Origin, provenance
 from collapse.mitigations.stack import MitigationStack
 from collapse.seeding import Stream
 
-__all__ = ["compose", "recorded", "training_facts"]
+__all__ = ["compose", "label_facts", "recorded", "training_facts"]
 
 
-def compose(generation: Generation, stack: MitigationStack, replicates: int | None = None) -> Generation:
+def compose(
+    generation: Generation, stack: MitigationStack, replicates: int | None = None, classes: int | None = None
+) -> Generation:
     """Return the generation with its training set drawn: a pure function of pool, mitigations, seed and index.
 
     It starts from gold alone. Synthetic rows are excluded until a mitigation, or the default regime, lets them in.
+
+    Args:
+        generation: The generation, without a training set yet.
+        stack: Its mitigations.
+        replicates: R for a draw of its own in every replicate of a replicated data set.
+        classes: Number of classes of the data's labels; None when they have none.
+
+    Returns:
+        The generation with its rows and facts.
 
     Raises:
         ValueError: If there is nothing to train on; or, before generation 0 trains, if a later one could not have the
@@ -34,7 +46,8 @@ def compose(generation: Generation, stack: MitigationStack, replicates: int | No
         _rehearse(generation, stack)
     pool = generation.pool
     rows = mixture.draw(generation.generator(Stream.COMPOSE), replicates)
-    return dataclasses.replace(generation, rows=rows, facts=training_facts(pool.origin, rows, mixture))
+    facts = training_facts(pool.origin, rows, mixture) | label_facts(pool.labels, mixture, classes)
+    return dataclasses.replace(generation, rows=rows, facts=facts)
 
 
 def training_facts(origin: Tensor, rows: Tensor, mixture: Mixture) -> dict[str, Any]:
@@ -61,6 +74,28 @@ def training_facts(origin: Tensor, rows: Tensor, mixture: Mixture) -> dict[str, 
         "training_set": hashlib.sha256(rows.numpy().tobytes()).hexdigest(),
         **protected,
     }
+
+
+def label_facts(labels: Tensor | None, mixture: Mixture, classes: int | None) -> dict[str, Any]:
+    r"""Describe the labels of a training set: the law that a conditional model samples them from.
+
+    .. math:: p_k = \frac{\sum_i w_i\, [y_i = k]}{\sum_i w_i\, [y_i \ge 0]} \tag{1}
+
+    The law of the mixture, not of the rows that were drawn from it: labels would drift by that chance alone.
+
+    Args:
+        labels: (N,) int64 labels of the pool's rows, -1 for a row without one; None if none has one.
+        mixture: What the training set is drawn from; its masses are the weights w.
+        classes: Number K of classes of the data; None when they have none.
+
+    Returns:
+        ``{"label_law": [p_0, ..., p_(K-1)]}``; empty without classes, or without a labeled row in the mixture.
+    """
+    if labels is None or classes is None:
+        return {}
+    labeled, masses = labels != UNLABELED, mixture.masses
+    law = torch.bincount(labels[labeled], weights=masses[labeled], minlength=classes)
+    return {"label_law": (law / law.sum()).tolist()} if float(law.sum()) > 0 else {}  # equation 1
 
 
 def recorded(facts: dict[str, Any]) -> dict[str, float]:

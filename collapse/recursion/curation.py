@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from collapse.data.generation import Generation
-from collapse.data.rows import NO_CANDIDATE, Origin, Samples, encode, provenance, row_digests
+from collapse.data.rows import NO_CANDIDATE, UNLABELED, Origin, Samples, decode, encode, provenance
 from collapse.data.store import REJECTED, GenerationStore
 from collapse.mitigations.stack import MitigationStack
 
@@ -31,8 +32,7 @@ def curate_chunks(
         ValueError: If nothing is kept.
     """
     target = generation.index + 1
-    drawn = np.concatenate([store.read_chunk(target, index) for index in range(chunks)])
-    candidates = Samples(Samples(drawn).tensors()[0], candidate=np.arange(len(drawn)))
+    candidates, digests = _candidates(store, target, chunks)
     kept = stack.curate(candidates, generation)
     if kept is candidates:
         return None
@@ -51,23 +51,39 @@ def curate_chunks(
                 candidate=NO_CANDIDATE if part.candidate is None else part.candidate,
                 score=part.score,
             )
-            store.write_chunk(target, index, encode(x, drawn.dtype).copy(), records)
+            store.write_chunk(target, index, encode(x, generation.pool.dtype).copy(), records)
     finally:
         store.flush()
     store.discard(target, after=left)
-    store.write_rejected(target, _rejected(drawn, kept))
+    store.write_rejected(target, _rejected(digests, kept))
     return left
 
 
-def _rejected(drawn: np.ndarray, kept: Samples) -> np.ndarray:
+def _candidates(store: GenerationStore, target: int, chunks: int) -> tuple[Samples, np.ndarray]:
+    """Return the candidates as a model sees them, with their labels, and the digests (n, 16) of what is stored.
+
+    They are decoded chunk by chunk into one array, so that the memory taken is that of the candidates and a chunk.
+    """
+    parts = [store.read_chunk(target, index) for index in range(chunks)]
+    records = np.concatenate([records for _, records in parts])
+    first = decode(torch.from_numpy(parts[0][0][:1]))
+    x, end = first.new_empty(len(records), *first.shape[1:]), 0
+    for rows, _ in parts:
+        begin, end = end, end + len(rows)
+        x[begin:end] = decode(torch.from_numpy(rows[:]))
+    y = None if (records["label"] == UNLABELED).all() else records["label"]
+    return Samples(x, y, candidate=np.arange(len(x))), records["digest"]
+
+
+def _rejected(digests: np.ndarray, kept: Samples) -> np.ndarray:
     """Return the records of the candidates that were not kept, in the order they were drawn."""
-    left_out = np.ones(len(drawn), bool)
+    left_out = np.ones(len(digests), bool)
     if kept.candidate is not None:
         left_out[kept.candidate] = False
-    scores = np.full(len(drawn), np.nan, np.float32)
+    scores = np.full(len(digests), np.nan, np.float32)
     if kept.rejected is not None:
         scores[kept.rejected[:, 0].astype(np.int64)] = kept.rejected[:, 1]
     places = np.flatnonzero(left_out)
     records = np.zeros(len(places), REJECTED)
-    records["candidate"], records["score"], records["digest"] = places, scores[places], row_digests(drawn[places])
+    records["candidate"], records["score"], records["digest"] = places, scores[places], digests[places]
     return records

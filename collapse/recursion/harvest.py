@@ -15,10 +15,10 @@ from collapse.data.manifest import Manifest
 from collapse.data.rows import Origin, encode, provenance
 from collapse.data.store import GenerationStore, StoreError
 from collapse.mitigations.stack import MitigationStack
-from collapse.models.generative import GenerativeModule, SampleFn
+from collapse.models.generative import GenerativeModule
 from collapse.recursion.curation import curate_chunks
 from collapse.recursion.lightning import together
-from collapse.recursion.sampling import draw_chunk, sampling, state_digest, turns
+from collapse.recursion.sampling import ConditionedSampler, sampling, state_digest, turns
 from collapse.seeding import Stream
 
 __all__ = ["check_replicas", "harvest", "write_samples"]
@@ -56,7 +56,8 @@ def harvest(
         The manifest, the same on every process.
     """
     weights = check_replicas(trainer, module)
-    sampler, target = stack.sampler(module), generation.index + 1
+    sampler = ConditionedSampler.of(stack.sampler(module), module, trainer.datamodule)  # type: ignore[attr-defined]
+    target = generation.index + 1
     model = {"generation": generation.index, "weights": weights, **(generation.facts or {})}
     found: Manifest | None = None
     with together(trainer):
@@ -106,7 +107,7 @@ def _committed(store: GenerationStore, target: int, *, parent: str, config: str,
 def write_samples(
     trainer: pl.Trainer,
     module: pl.LightningModule,
-    sample: SampleFn,
+    sampler: ConditionedSampler,
     store: GenerationStore,
     *,
     generation: Generation,
@@ -116,11 +117,12 @@ def write_samples(
 
     Chunk c depends on the weights, the seed, the generation and c: one process and many make the same pool. Every
     process calls the sampler equally often, the surplus thrown away, so that collectives inside it cannot dead-lock.
+    The label that a row was sampled under is written with it; its prompt is not, being a function of the row's address.
 
     Args:
         trainer: The running trainer.
         module: The trained module.
-        sample: Its sampler.
+        sampler: Its sampler, and what that is conditioned on.
         store: Where the chunks go.
         generation: The generation the module was trained in; its rows are for the one after.
         chunk_size: Rows per call of the sampler and per file.
@@ -130,23 +132,30 @@ def write_samples(
     """
     target, rows, pool = generation.index + 1, generation.samples_per_generation, generation.pool
     chunks, rank = -(-rows // chunk_size), trainer.global_rank
-    fresh = isinstance(module, GenerativeModule) and module.fresh_samples and sample == module.sample
+    fresh = isinstance(module, GenerativeModule) and module.fresh_samples and sampler.sample == module.sample
     with together(trainer), sampling(module):
         try:
             for turn in turns(rows, chunk_size, trainer.world_size):
                 index, count = turn[rank]
                 with together(trainer):  # or the others would wait for a process that fails inside the next turn
-                    x = draw_chunk(sample, count, (generation.seed, Stream.SAMPLE, target, index), module.device)
+                    x, y = sampler.draw(count, (generation.seed, Stream.SAMPLE, target, index), module.device)
                     if turn.index(turn[rank]) == rank:
                         values = encode(_shaped(x, count, pool.row_shape), pool.dtype)
                         if not fresh and x.device.type == "cpu" and np.may_share_memory(values, x.detach().numpy()):
                             values = values.copy()  # x may be the model's own
-                        first = index * chunk_size
-                        records = provenance(count, origin=Origin.SYNTHETIC, generation=target, candidate=first)
+                        labels, first = labels_of(y), index * chunk_size
+                        records = provenance(
+                            count, origin=Origin.SYNTHETIC, generation=target, y=labels, candidate=first
+                        )
                         store.write_chunk(target, index, values, records)
         finally:
             store.flush()  # whatever happened: nothing is written behind the back of what comes next
     return chunks
+
+
+def labels_of(y: Tensor | None) -> Tensor | None:
+    """Return what samples are conditioned on, on the CPU, if it is one label a row, (n,); None for prompts (n, p)."""
+    return None if y is None or y.ndim > 1 else y.cpu()
 
 
 def _shaped(x: Tensor, rows: int, row_shape: tuple[int, ...]) -> Tensor:

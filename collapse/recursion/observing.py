@@ -14,7 +14,7 @@ from collapse.data.generation import Generation, GenerationCallback
 from collapse.distributed import gather_processes
 from collapse.models.generative import SampleFn
 from collapse.recursion.lightning import OtherProcessFailed, callbacks_of, together
-from collapse.recursion.sampling import draw_chunk, sample_rows, sampling, turns
+from collapse.recursion.sampling import ConditionedSampler, sample_rows, sampling, turns
 from collapse.seeding import Stream
 
 __all__ = ["SharedSampler", "observe"]
@@ -35,7 +35,8 @@ class SharedSampler:
 
     Chunk c is drawn by process c mod W, and every process calls the sampler equally often, as in a harvest: the rows
     are those that one process would draw, in a W-th of the time. An observer may ask on every process, or on one: a
-    process whose observer has returned attends the others and draws its share of what they ask for.
+    process whose observer has returned attends the others and draws its share of what they ask for. A conditional
+    model samples under the law its harvest uses.
 
     Args:
         trainer: The running trainer.
@@ -54,7 +55,8 @@ class SharedSampler:
         address: tuple[int, int],
         chunk_size: int,
     ) -> None:
-        self.trainer, self.module, self.sample = trainer, module, sample
+        self.trainer, self.module = trainer, module
+        self.sampler = ConditionedSampler.of(sample, module, trainer.datamodule)  # type: ignore[attr-defined]
         self.seed, self.generation = address
         self.chunk_size = chunk_size
         self._attended = False
@@ -77,7 +79,7 @@ class SharedSampler:
             )
         if self.trainer.world_size == 1:
             address = (self.seed, stream, self.generation)
-            return sample_rows(self.module, self.sample, rows, address, self.chunk_size)
+            return sample_rows(self.module, self.sampler, rows, address, self.chunk_size)
         try:
             self._meet(ASKS, rows, stream)
             return torch.cat(list(self._draw(rows, stream)))
@@ -127,7 +129,7 @@ class SharedSampler:
             chunk, count = turn[rank]
             with together(self.trainer), sampling(self.module):
                 address = (self.seed, stream, self.generation, chunk)
-                x = draw_chunk(self.sample, count, address, self.module.device)
+                x, _ = self.sampler.draw(count, address, self.module.device)
             padded = x.new_zeros(size, *x.shape[1:])
             padded[: len(x)] = x
             drawn = dict(zip(turn, gather_processes(padded), strict=True))

@@ -18,6 +18,7 @@ from collapse.mitigations.mitigation import Mitigation
 from collapse.mitigations.stack import MitigationStack
 from collapse.models.estimators import Estimator
 from collapse.models.generative import GenerativeModule
+from collapse.recursion.checks import check_labels
 from collapse.recursion.composition import compose
 from collapse.recursion.reinitialize import twin_of
 
@@ -48,9 +49,11 @@ def rehearse(
         samples: Rows to sample from each.
 
     Raises:
-        ValueError: If gold holds NaN or infinite values, if a gate cannot judge its rows, if a mitigation cannot
-            compose a training set, or if the module takes no such rows.
+        ValueError: If the module is conditioned on labels that the data do not have, if gold holds NaN or infinite
+            values, if a gate cannot judge its rows, if a mitigation cannot compose a training set, or if the module
+            takes no such rows.
     """
+    check_labels(module, data)
     stack, gold = MitigationStack(mitigations), data.gold()
     rows = gold.x if isinstance(gold.x, MappedArray) else finite(np.asarray(gold.x), 0)
     parts = [(rows, provenance(len(gold), origin=Origin.REAL, generation=0, y=gold.y))]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from collapse.models.generative import SampleFn
+from collapse.data.module import RecursiveDataModule
+from collapse.models.conditions import Conditions
+from collapse.models.generative import GenerativeModule, SampleFn
 from collapse.models.sharding import full_tensor
-from collapse.seeding import generator, key, keyed_rng
+from collapse.seeding import Stream, generator, key, keyed_rng
 
-__all__ = ["draw_chunk", "sample_rows", "sampling", "state_digest", "turns"]
+__all__ = ["ConditionedSampler", "draw_chunk", "sample_rows", "sampling", "state_digest", "turns"]
 
 
 def state_digest(state: dict[str, Tensor]) -> str:
@@ -32,20 +35,61 @@ def state_digest(state: dict[str, Tensor]) -> str:
 
 @contextlib.contextmanager
 def sampling(module: pl.LightningModule) -> Iterator[None]:
-    """Put a module in evaluation mode without gradients, and back."""
-    was_training = module.training
+    """Put a module in evaluation mode without gradients, in the precision it is trained in, and back."""
+    was_training, trainer = module.training, getattr(module, "_trainer", None)
+    precision = contextlib.nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), precision:
             yield
     finally:
         module.train(was_training)
 
 
-def draw_chunk(sample: SampleFn, rows: int, address: tuple[int, ...], device: torch.device) -> Tensor:
-    """Draw ``rows`` rows that depend on the weights and ``address`` alone, even if a sampler uses global randomness."""
+@dataclass(frozen=True)
+class ConditionedSampler:
+    """A sampler and the law of what it is conditioned on: everything that a chain samples is drawn by one.
+
+    Attributes:
+        sample: The module's sampler with every wrapper around it.
+        conditions: The law of its ``y``; None for a sampler that is called without.
+    """
+
+    sample: SampleFn
+    conditions: Conditions | None = None
+
+    @classmethod
+    def of(cls, sample: SampleFn, module: pl.LightningModule, data: RecursiveDataModule) -> ConditionedSampler:
+        """Join a module's sampler with the law that the module takes its conditions from."""
+        return cls(sample, module.conditions(data) if isinstance(module, GenerativeModule) else None)
+
+    def draw(self, rows: int, address: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Draw ``rows`` rows that depend on the weights, the law and ``address`` alone.
+
+        Args:
+            rows: Their number.
+            address: Seed, stream and counters of the rows. That of the conditions is the same one with
+                ``Stream.CONDITION`` behind the seed, so that they can be drawn again without the model.
+            device: The module's.
+
+        Returns:
+            x (rows, *S), and what it is conditioned on: y (rows,) labels or (rows, p) prompts, or None.
+        """
+        y = None
+        if self.conditions is not None:
+            seed, *rest = address
+            y = self.conditions.draw(rows, generator(seed, Stream.CONDITION, *rest, device=device))
+        return draw_chunk(self.sample, rows, address, device, y), y
+
+
+def draw_chunk(
+    sample: SampleFn, rows: int, address: tuple[int, ...], device: torch.device, y: Tensor | None = None
+) -> Tensor:
+    """Draw ``rows`` rows that depend on the weights, ``address`` and ``y`` alone, even if a sampler uses global
+    randomness; without ``y`` it may be any function of a number and a generator."""
     with keyed_rng(key(*address)):
-        return sample(rows, generator(*address, device=device))
+        drawn = generator(*address, device=device)
+        return sample(rows, drawn) if y is None else sample(rows, drawn, y)
 
 
 def turns(rows: int, chunk_size: int, processes: int) -> Iterator[list[tuple[int, int]]]:
@@ -62,7 +106,7 @@ def turns(rows: int, chunk_size: int, processes: int) -> Iterator[list[tuple[int
 
 
 def sample_rows(
-    module: pl.LightningModule, sample: SampleFn, rows: int, address: tuple[int, ...], chunk_size: int
+    module: pl.LightningModule, sampler: ConditionedSampler, rows: int, address: tuple[int, ...], chunk_size: int
 ) -> Tensor:
     """Draw ``rows`` rows on this process, chunk by chunk.
 
@@ -71,7 +115,7 @@ def sample_rows(
     """
     with sampling(module):
         drawn = [
-            draw_chunk(sample, count, (*address, chunk), module.device).cpu()
+            sampler.draw(count, (*address, chunk), module.device)[0].cpu()
             for [(chunk, count)] in turns(rows, chunk_size, processes=1)
         ]
     return torch.cat(drawn)

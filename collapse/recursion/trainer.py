@@ -91,6 +91,7 @@ class RecursiveTrainer(pl.Callback):
         self.store = store if isinstance(store, GenerationStore) else GenerationStore(store)
         self.stack = MitigationStack()
         self._replicates: int | None = None
+        self._classes: int | None = None
         self._means: dict[str, float] = {}
         self._scale: dict[str, Any] = {}
         self._config, self._watch = "", LossWatch()
@@ -131,7 +132,7 @@ class RecursiveTrainer(pl.Callback):
         if self._composed is None or self._composed.index != index:
             pool = self.store.pool(self._at.known[: index + 1])
             generation = Generation(index, self.generations, self.seed, self.samples_per_generation, pool)
-            self._composed = compose(generation, self.stack, self._replicates)
+            self._composed = compose(generation, self.stack, self._replicates, self._classes)
         return self._composed
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -141,8 +142,8 @@ class RecursiveTrainer(pl.Callback):
         data = check_trainer(trainer, self.trainer_kwargs())
         mitigations = [callback for callback in callbacks_of(trainer) if isinstance(callback, Mitigation)]
         self.stack = MitigationStack(mitigations)
-        check_module(pl_module, self.stack, trainer.world_size)
-        self._replicates = data.replicates
+        check_module(pl_module, self.stack, trainer.world_size, data)
+        self._replicates, self._classes = data.replicates, data.classes
         self._start_over()  # a checkpoint's state is loaded after this
         with together(trainer):
             if trainer.is_global_zero:

@@ -20,7 +20,7 @@ from collapse.data.loading import KeyedBatches
 from collapse.data.store import GenerationStore
 from collapse.mitigations import EMA, AnchorReplay, DataAccumulation, RealOnly, SIGReg, SlidingWindow
 from collapse.recursion.harvest import write_samples
-from collapse.recursion.sampling import draw_chunk
+from collapse.recursion.sampling import ConditionedSampler, draw_chunk
 from collapse.seeding import keyed_rng
 
 # From Python 3.12 on, forking loader workers from a process with threads is deprecated; that is torch's decision.
@@ -305,7 +305,8 @@ def test_one_process_and_many_write_the_same_pool(tmp_path, samples):
                 return module.sample(n, generator)
 
             torch.manual_seed(rank)
-            chunks = write_samples(Rank(rank, world), module, sample, store, generation=generation, chunk_size=10)
+            sampler = ConditionedSampler(sample)
+            chunks = write_samples(Rank(rank, world), module, sampler, store, generation=generation, chunk_size=10)
             calls.append((world, count[0]))
         manifests.append(store.seal(1, chunks, parent="", facts={}))
     assert len({manifest.digest for manifest in manifests}) == 1

@@ -31,7 +31,7 @@ CHILD = Path(__file__).with_name("process_chain.py")
 RESULTS = ("generations/*/*", "weights/*", "training/*", "metrics.jsonl", "run.json")
 WHOLE = (
     *("data=ring", "data.rows=301", "data.batch_size=40", "generations=2", "samples_per_generation=1300"),
-    *("model=vae", "model.latent_dim=2", "model.hidden=8", "model.likelihood=gaussian", "model.learning_rate=0.01"),
+    *("model=vae", "model.latent_dim=2", "model.hidden=32", "model.likelihood=gaussian", "model.learning_rate=0.01"),
     *("mitigations=[{SIGReg:{weight:0.2,slices:16}},{AnchorReplay:{fraction:0.2}}]", "epochs_per_generation=2"),
     *("chunk_size=512", "seed=5", "wandb.enabled=false", "evaluation.gallery=0"),
     *("trainer.accelerator=cpu", "trainer.devices=2"),
@@ -263,7 +263,7 @@ def test_an_observer_that_fails_does_so_everywhere(two, case, errors):
 
 
 def test_one_process_samples_in_its_generation_only():
-    trainer = SimpleNamespace(world_size=1)
+    trainer = SimpleNamespace(world_size=1, datamodule=None)
     sampler = SharedSampler(trainer, process_chain.small(), None, address=(0, 0), chunk_size=4)
     with pytest.raises(RuntimeError, match="call it inside on_generation_end"):
         sampler(3, Stream.EVALUATE)

@@ -61,7 +61,7 @@ def test_the_pool_is_what_was_written(store):
     assert batch.x[2:, 0].tolist() == [0.0, 1.0]
     assert batch.y.tolist() == [*gold().y[[0, 49]].tolist(), -1, -1]
     assert batch.origin.tolist() == [0, 0, 1, 1]
-    np.testing.assert_array_equal(store.read_chunk(1, 1), np.ones((10, 3), np.float32))
+    np.testing.assert_array_equal(store.read_chunk(1, 1)[0], np.ones((10, 3), np.float32))
 
 
 def test_weights_are_kept_as_they_were(store):
