@@ -44,6 +44,8 @@ _HOMES = {
     "collapse.models": (
         "GenerativeModule",
         "VAE",
+        "Diffusion",
+        "PretrainedLM",
         "Gaussian",
         "GaussianMixture",
         "GaussianDiffusion",
@@ -75,6 +77,8 @@ _HOMES = {
         "RingOfGaussians",
         "GridOfGaussians",
         "TwoMoons",
+        "PydocText",
+        "TextFile",
         "Ingested",
         "Contaminated",
     ),

@@ -129,11 +129,15 @@ def rows_of(data: RecursiveDataModule, config: ChainConfig) -> int:
 
 
 def build_model(config: ChainConfig, data: RecursiveDataModule) -> GenerativeModule:
-    """Return the model a config names; a ``shape`` it takes and nobody gave is that of the data's rows."""
+    """Return the model a config names; what it takes of ``shape``, ``vocabulary`` and ``length`` is the data's own."""
     arguments = dict(config.model)
     wanted = registry("models").get(str(arguments.get("name")))
-    if wanted is not None and "shape" in wanted.constructor_parameters() and "shape" not in arguments:
-        arguments["shape"] = tuple(int(side) for side in data.gold().x.shape[1:])
+    if wanted is not None:
+        shape = tuple(int(side) for side in data.gold().x.shape[1:])
+        known: dict[str, Any] = {"shape": shape}
+        if data.vocabulary is not None:
+            known |= {"vocabulary": data.vocabulary, "length": shape[0]}
+        arguments = {key: known[key] for key in known if key in wanted.constructor_parameters()} | arguments
     return typing.cast(GenerativeModule, _component("models", "model", arguments))
 
 

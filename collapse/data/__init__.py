@@ -10,6 +10,7 @@ from collapse.data.pool import DataPool
 from collapse.data.regression import RegressionData
 from collapse.data.rows import Batch, Origin, Samples
 from collapse.data.store import GenerationStore
+from collapse.data.text import PydocText, TextFile
 from collapse.data.toy import GaussianData, GaussianMixtureData
 from collapse.data.vision import CIFAR10, MNIST, Digits, FashionMNIST
 
@@ -34,6 +35,8 @@ __all__ = [
     "RingOfGaussians",
     "GridOfGaussians",
     "TwoMoons",
+    "PydocText",
+    "TextFile",
     "Ingested",
     "Contaminated",
 ]

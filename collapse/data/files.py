@@ -193,7 +193,7 @@ class MappedArray:
         # torch, unlike Python's mmap before 3.13, closes the descriptor of a mapped file.
         size = self.path.stat().st_size
         whole = torch.from_file(str(self.path), shared=False, size=size, dtype=torch.uint8).numpy()
-        return whole[self._offset :].view(self.dtype).reshape(self.shape)
+        return whole[self._offset : self._offset + self.nbytes].view(self.dtype).reshape(self.shape)
 
     def _read(self, rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)

@@ -35,12 +35,16 @@ class RecursiveDataModule(Remembers, pl.LightningDataModule, abc.ABC):
 
     Attributes:
         classes: Number of classes of the labels; None when the data have none.
+        vocabulary: Number of tokens; None when rows are not text.
+        document: The token that ends a document of the text; None when there is none.
         replicates: R when every row holds R independent experiments (rows of shape (R, ...)); None otherwise.
         source: Who decides what comes next; set by ``RecursiveTrainer``.
     """
 
     incidental = frozenset({"root", "num_workers"})
     classes: int | None = None
+    vocabulary: int | None = None
+    document: int | None = None
     replicates: int | None = None
 
     def __init__(self, batch_size: int | None = 128, num_workers: int = 0) -> None:
@@ -67,6 +71,10 @@ class RecursiveDataModule(Remembers, pl.LightningDataModule, abc.ABC):
     def held(self) -> Mapping[Origin, Samples]:
         """Return rows that came with the data and are not declared real, by origin: nobody trains on them unasked."""
         return {}
+
+    def prompts(self, length: int) -> Tensor | None:
+        """Return (M, length) int64 tokens of held-out real text, to begin samples with; None when rows are not text."""
+        return None
 
     def pinned(self) -> Mapping[str, Any]:
         """Return arguments that make these rows again where the given ones may not: their files may have grown."""

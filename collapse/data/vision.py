@@ -200,8 +200,8 @@ class CIFAR10(FiledImages):
         )
 
 
-def expanded(root: str | Path) -> Path:
-    """Return a root with ``~`` replaced by the home folder.
+def expanded(root: str | Path, argument: str = "root") -> Path:
+    """Return a path that was given as ``argument``, with ``~`` replaced by the home folder.
 
     Raises:
         ValueError: If there is no such home.
@@ -209,7 +209,9 @@ def expanded(root: str | Path) -> Path:
     try:
         return Path(root).expanduser()
     except RuntimeError:
-        raise ValueError(f"root = {str(root)!r} begins with the home of a user who is not there; give a path") from None
+        raise ValueError(
+            f"{argument} = {str(root)!r} begins with the home of a user who is not there; give a path"
+        ) from None
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -53,6 +53,7 @@ PAIRS = [
     ("data=categorical", "model=categorical", "mitigation=real_only"),
     ("data=zipf", "model=categorical", "model.categories=20000"),
     ("data=markov", "model=ngram"),
+    ("data=pydoc_text", "model={name: NGram}"),
     ("data=regression", "model=linear_regression"),
 ]
 """Compatible choices, all of a kind at least once."""

@@ -27,7 +27,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "FashionMNIST": {"root": "files"},
     "CIFAR10": {"root": "files"},
     "Ingested": {"root": "files"},
+    "TextFile": {"path": "text.txt"},
     "ProtectedStrata": {"share": 0.001},
+    "PretrainedLM": {"path": "files", "length": 16},
 }
 
 
@@ -137,10 +139,13 @@ RANGES: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(
         ["design", "network", "likelihood", "harvest", "covariates", "sampler", "covariance_type"], choices
     ),
-    **dict.fromkeys(["target"], choices),
+    **dict.fromkeys(["target", "documents", "sha256"], choices),
+    "vocabulary_size": whole,
     **dict.fromkeys(["probabilities", "weights", "initial"], laws),
     **dict.fromkeys(["transition", "covariance", "start"], matrices),
     **dict.fromkeys(["neighbors", "max_gold", "quota"], whole),
+    **dict.fromkeys(["beams", "sampling_batch"], whole),
+    **dict.fromkeys(["repetition_penalty", "weight_decay"], negative),
     "max_rows": st.integers(max_value=1),
     **dict.fromkeys(["rate", "false_alarm"], share),
     "from_generation": st.integers(max_value=-1),
@@ -156,7 +161,7 @@ RANGES: dict[str, st.SearchStrategy[Any]] = {
         [[], [0], [-1, 8, 8], [1.5], ["a"], [1, 8], [2, 8, 8], [[1, 8, 8]], [10**30], [None], [True]]
     ),
 }
-OTHERWISE = {("AnchorReplay", "rows"): choices, ("SIGReg", "weight"): negative}
+OTHERWISE = {("PydocText", "tokenizer"): choices, ("AnchorReplay", "rows"): choices, ("SIGReg", "weight"): negative}
 """Arguments that mean something else in one class."""
 FREE = {("RegressionData", "weight")}
 RANGED = [

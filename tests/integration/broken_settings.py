@@ -108,6 +108,7 @@ def sweeps(draw: Any) -> Broken:
 ALL_FRESH = "mitigations=[{AnchorReplay:{fraction:1,rows:fresh}}]"
 REPLICATED = ["data.replicates=2", "model=gaussian", "model.replicates=2"]
 FEW_GOLD = ["data=gaussian", "model=gaussian", "data.rows=5"]
+PRETRAINED = ["model=pretrained", "model.length=16"]
 COINS = "mitigations=[{AnchorReplay:{fraction:0.5,rows:coin}}]"
 UNFIT: list[tuple[list[str], tuple[str, ...]]] = [
     (["data=gaussian", "model=gaussian", "model.dim=2"], ("dim", "rows")),
@@ -152,6 +153,23 @@ UNFIT: list[tuple[list[str], tuple[str, ...]]] = [
     (["data=markov", "model=ngram", "mitigation=pool_gate"], ("PoolGate",)),
     (["data=zipf", "model=categorical", "model.categories=20000", "mitigation=outlier_filter"], ("OutlierFilter",)),
     (["data=gaussian", *REPLICATED, "mitigation=pool_gate"], ("PoolGate",)),
+    (["data=markov", "model=pretrained"], ("path",)),
+    (["data=markov", *PRETRAINED, "model.path=/nowhere"], ("path",)),
+    (["data=markov", *PRETRAINED, "model.path=facebook/opt-125m"], ("path",)),
+    (["data=markov", *PRETRAINED, "model.path=/dev/null"], ("path",)),
+    (["data=markov", *PRETRAINED, "model.path=/", "model.scratch=true"], ("config.json",)),
+    (["data=markov", *PRETRAINED, 'model.path="a\\0b"'], ("path",)),
+    (["data=markov", *PRETRAINED, "model.path=" + "x" * 5000], ("model (PretrainedLM)",)),
+    (["data=markov", *PRETRAINED, "model.path=~nobody_at_all/x"], ("path",)),
+    (["data=markov", *PRETRAINED, "model.path=/", "model.beams=5", "model.top_k=3"], ("beams",)),
+    (["data=pydoc_text", "data.length=600000", "model={name: NGram}"], ("length",)),
+    (["data=pydoc_text", "data.sha256=0123456a", "model={name: NGram}"], ("sha256",)),
+    (["data=text_file", "model={name: NGram}"], ("path",)),
+    (["data=text_file", "data.path=nowhere.txt", "model={name: NGram}"], ("path",)),
+    (["data=text_file", "data.path=/dev/null", "model={name: NGram}"], ("path",)),
+    (["data=text_file", "data.path=[]", "model={name: NGram}"], ("path",)),
+    (["data=text_file", "data.path=" + "x" * 5000, "model={name: NGram}"], ("data (TextFile)",)),
+    (["data=text_file", "data.path=~nobody_at_all/x", "model={name: NGram}"], ("path",)),
     (["data=mnist"], ("root",)),
     (["data=mnist", "data.root=nowhere"], ("root",)),
     (["data=cifar10", "data.root=/dev/null"], ("root",)),

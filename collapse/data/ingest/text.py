@@ -10,7 +10,7 @@ import numpy as np
 
 from collapse.data.ingest.layout import BLOCK_BYTES, Block, Findings, Layout
 
-__all__ = ["read_text"]
+__all__ = ["json_texts", "read_text"]
 
 LONGEST_LINE = 64 << 20
 """Bytes of a line of JSON, which is parsed whole."""
@@ -52,23 +52,38 @@ def _file(path: Path, piece: int) -> Iterator[Iterator[bytes]]:
 
 
 def _lines(path: Path, piece: int) -> Iterator[Iterator[bytes]]:
+    for text in json_texts(path):
+        yield iter([text.encode()])
+
+
+def json_texts(path: Path, field: str = "text") -> Iterator[str]:
+    """Read one text from every line of a .jsonl file that is not blank.
+
+    Args:
+        path: The file.
+        field: Key of the text in a line's object.
+
+    Raises:
+        ValueError: If a line is no JSON object with such a text, with its number.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
             if len(line) > LONGEST_LINE:
                 raise ValueError(f"{path}, line {number} is longer than {LONGEST_LINE} bytes; is it one object a line?")
             if line.strip():
-                yield iter([_text(line, f"{path}, line {number}")])
+                yield _text(line, field, f"{path}, line {number}")
 
 
-def _text(line: bytes, where: str) -> bytes:
+def _text(line: bytes, field: str, where: str) -> str:
     try:
         content = json.loads(line)
-        text = content["text"] if isinstance(content, dict) else None
+        text = content[field] if isinstance(content, dict) else None
         if isinstance(text, str):
-            return text.encode()
+            text.encode()
+            return text
     except (ValueError, KeyError, RecursionError):  # UnicodeEncodeError, a lone surrogate, is a ValueError
         pass
-    raise ValueError(f'{where} must be a JSON object with a string "text"; mend or remove it')
+    raise ValueError(f'{where} must be a JSON object with a string "{field}"; mend or remove it')
 
 
 READERS = {".txt": _file, ".jsonl": _lines}
