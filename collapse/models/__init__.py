@@ -1,5 +1,6 @@
 """Models: what a generation trains and harvests."""
 
+from collapse.models.diffusion import Diffusion
 from collapse.models.estimators import (
     KDE,
     PPCA,
@@ -12,11 +13,16 @@ from collapse.models.estimators import (
     NGram,
 )
 from collapse.models.generative import GenerativeModule
+from collapse.models.gpt import GPT
+from collapse.models.pretrained import PretrainedLM
 from collapse.models.vae import VAE
 
 __all__ = [
     "GenerativeModule",
     "VAE",
+    "Diffusion",
+    "GPT",
+    "PretrainedLM",
     "Gaussian",
     "GaussianMixture",
     "GaussianDiffusion",

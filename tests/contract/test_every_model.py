@@ -20,6 +20,7 @@ MODELS = [
 PLANE = RingOfGaussians(rows=256, batch_size=64)
 CASES = {  # arguments, and data whose rows the model takes
     "VAE": ({"shape": (2,), "latent_dim": 2, "hidden": 8, "likelihood": "gaussian"}, PLANE),
+    "Diffusion": ({"shape": (2,), "network": "mlp", "hidden": 16, "steps": 5}, PLANE),
     "Gaussian": ({"dim": 2}, PLANE),
     "LinearRegression": ({"dim": 1}, PLANE),
     "Categorical": ({"categories": 4}, CategoricalData(rows=256, batch_size=64)),
@@ -28,13 +29,19 @@ CASES = {  # arguments, and data whose rows the model takes
     "PPCA": ({"dim": 2, "latent_dim": 1}, PLANE),
     "KDE": ({"dim": 2}, PLANE),
     "Histogram": ({"low": -8.0, "high": 8.0}, GaussianData(rows=256, batch_size=64)),
+    "PretrainedLM": ({"path": "gpt2", "length": 16, "vocabulary": 2, "prompt": 0}, MarkovData(rows=256, batch_size=64)),
     "NGram": ({"vocabulary": 2, "length": 16}, MarkovData(rows=256, batch_size=64)),
+    "GPT": ({"vocabulary": 2, "length": 16, "layers": 1, "width": 16}, MarkovData(rows=256, batch_size=64)),
 }
 
 
 @pytest.fixture(params=MODELS, ids=lambda cls: cls.__name__)
 def case(request):
-    return request.param, *CASES[request.param.__name__]
+    arguments, data = CASES[request.param.__name__]
+    if "path" in arguments:
+        folders = request.getfixturevalue("language_models")
+        arguments = {**arguments, "path": str(folders[arguments["path"]])}
+    return request.param, arguments, data
 
 
 @pytest.fixture
@@ -107,4 +114,8 @@ def test_saves_and_loads(trained):
 
 def test_sampler_settings_are_plain(model):
     assert isinstance(model.sampler_settings, dict)
-    assert set(model.sampler_settings) <= {"sampler", "steps"}, "unbiased by default, up to a discretized path"
+    assert set(model.sampler_settings) <= {"sampler", "steps", "spacing", "eta", "guidance"}, (
+        "unbiased by default, up to a discretized path"
+    )
+    assert not model.sampler_settings.get("eta")
+    assert not model.sampler_settings.get("guidance")
