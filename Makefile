@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench clean
+.PHONY: help demo results test test-slow lint bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ $(STAMP): setup.cfg pyproject.toml
 
 demo: $(STAMP)  ## four chains of ten generations on digits: the table and the figure of the README
 	$(BIN)/python scripts/demo.py
+
+results: $(STAMP)  ## ten generations of every model on real data, with seeds: docs/results.md and its figures
+	$(BIN)/python scripts/results.py --workers $(WORKERS)
 
 test: $(STAMP)  ## the default tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

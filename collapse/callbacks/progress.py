@@ -13,7 +13,7 @@ from collapse.data.generation import Generation, GenerationCallback
 
 __all__ = ["ChainProgress"]
 
-SHOWN = ("train/loss", "fd_classifier", "fd_identity", "coverage", "variance_ratio")
+SHOWN = ("train/loss", "heldout_cross_entropy", "fd_classifier", "fd_identity", "coverage", "variance_ratio")
 
 
 class ChainProgress(GenerationCallback):

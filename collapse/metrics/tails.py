@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from collapse.metrics.metric import feature_sets
+from collapse.metrics.neighbors import distances, neighbor_radii
 
-__all__ = ["tail_mass", "gaussian_tail_mass"]
+__all__ = ["tail_mass", "tail_recall", "gaussian_tail_mass"]
 
 
 @torch.no_grad()
@@ -54,6 +55,45 @@ def tail_mass(reference: Tensor, generated: Tensor, q: float = 0.05) -> Tensor:
     inner, outer = (((s - center) @ white).square().sum(dim=1) for s in (x, y))
     beyond = math.floor(q * len(x) + 1e-9)  # 0.29 * 100 is below 29
     return (outer > inner.topk(beyond + 1).values[-1]).double().mean()
+
+
+@torch.no_grad()
+def tail_recall(reference: Tensor, generated: Tensor, k: int = 5, *, q: float = 0.1, chunk_size: int = 1024) -> Tensor:
+    r"""Compute the recall of the reference's rarest rows: the share of them inside at least one generated ball.
+
+    .. math:: \frac{1}{\lvert T\rvert} \#\{i \in T : x_i \in \textstyle\bigcup_j B'_j\}, \qquad
+        T = \{i : r_i \text{ among the } \max(1, \lfloor qN \rfloor) \text{ largest}\}
+
+    with the balls of :mod:`~collapse.metrics.neighbors`: a row is rare where its k-th neighbor in the reference is far.
+    The rows of a rare class or style go first, while recall of all rows hardly moves. As recall does, it takes noise
+    for diversity. Counts have no gradient.
+
+    Args:
+        reference: Features of the reference set, (N, D), N > k.
+        generated: Features of generated samples, (M, D), M > k.
+        k: Number of neighbors that set the radius, at least 1.
+        q: Share of the reference that is called its tail, in (0, 1).
+        chunk_size: Rows whose distances are held at once; memory is O(chunk_size * max(N, M)).
+
+    Returns:
+        The share in [0, 1], (), float64.
+
+    Raises:
+        ValueError: If k is below 1, q out of range, a set has k rows or fewer, or the shapes do not match.
+
+    References:
+        Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models", 2019.
+        arXiv:1904.06991, equation 2, here over the rows of lowest density.
+    """
+    _check_share(q)
+    if k < 1:
+        raise ValueError(f"k = {k}, but a ball needs at least one neighbor; use k >= 1, for example 5.")
+    x, y = feature_sets(reference, generated, rows=k + 1)
+    radii = neighbor_radii(x, k, chunk_size=chunk_size)
+    rare = x[radii.topk(max(1, math.floor(q * len(x) + 1e-9))).indices]
+    balls = neighbor_radii(y, k, chunk_size=chunk_size)
+    inside = [(distances(rows, y) <= balls).any(dim=1) for rows in rare.split(chunk_size)]
+    return torch.cat(inside).double().mean()
 
 
 def gaussian_tail_mass(

@@ -13,7 +13,7 @@ from collapse.data import GenerationStore, Samples
 from collapse.data.module import RecursiveDataModule
 from collapse.models import GenerativeModule
 from collapse.recursion import run_chain
-from collapse.recursion.sampling import sample_rows
+from collapse.recursion.sampling import ConditionedSampler, sample_rows
 from collapse.recursion.verification import faults
 from collapse.seeding import Stream
 
@@ -99,7 +99,7 @@ def test_a_png_holds_the_models_samples(shape, tmp_path):
     for index in range(2):
         model = Noise(shape)
         model.load_state_dict(done.state(index))
-        drawn = sample_rows(model, model.sample, 10, (0, Stream.EVALUATE, index), 1024)
+        drawn = sample_rows(model, ConditionedSampler(model.sample), 10, (0, Stream.EVALUATE, index), 1024)
         content = torch.frombuffer(bytearray((folder / f"samples_gen_{index:03d}.png").read_bytes()), dtype=torch.uint8)
         assert torch.equal(decode_png(content, ImageReadMode.RGB), image_grid(drawn))
     assert (folder / "samples_gen_000.png").read_bytes() != (folder / "samples_gen_001.png").read_bytes()
@@ -110,6 +110,37 @@ def test_a_picture_is_on_record(tmp_path):
     (tmp_path / "figures" / "samples_gen_001.png").write_bytes(b"another picture")
     (fault,) = faults(GenerationStore(tmp_path))
     assert "samples_gen_001.png has other bytes" in fault
+
+
+class Letters(Images):
+    """Rows of letters, a to z."""
+
+    vocabulary = 26
+
+    def gold(self):
+        return Samples(np.random.Generator(np.random.Philox(key=2)).integers(0, 26, (16, *self.shape)).astype("u2"))
+
+    def decode(self, tokens):
+        return "".join(chr(ord("a") + token) for token in tokens.tolist())
+
+
+class Typist(Noise):
+    """Types letters at random."""
+
+    def sample(self, n, generator, y=None):
+        return torch.randint(26, (n, *self.shape), generator=generator)
+
+
+def test_text_is_written_as_it_reads(tmp_path):
+    arguments = {"generations": 2, "samples_per_generation": 16, "evaluate": False, "store": tmp_path}
+    run_chain(Typist((5,)), Letters((5,)), callbacks=[SampleGallery(texts=3)], **arguments)
+    for index in range(2):
+        drawn = sample_rows(Typist((5,)), ConditionedSampler(Typist((5,)).sample), 3, (0, Stream.EVALUATE, index), 1024)
+        first, second, third = (Letters((5,)).decode(row) for row in drawn)
+        written = (tmp_path / "figures" / f"samples_gen_{index:03d}.txt").read_text()
+        assert written == f"--- 1\n{first}\n\n--- 2\n{second}\n\n--- 3\n{third}\n"
+    assert len({path.read_text() for path in (tmp_path / "figures").iterdir()}) == 2
+    assert list(faults(GenerationStore(tmp_path))) == []
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 4, 4), (4, 4)], ids=str)
@@ -126,5 +157,6 @@ def test_the_gallery_changes_nothing():
 
 
 def test_there_must_be_something_to_show():
-    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
-        SampleGallery(0)
+    for arguments, said in (({"samples": 0}, "0 and 8"), ({"texts": 0}, "64 and 0")):
+        with pytest.raises(ValueError, match=f"samples and texts must be at least 1, got {said}"):
+            SampleGallery(**arguments)

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
-from collapse.metrics import gaussian_tail_mass, tail_mass
+from collapse.metrics import gaussian_tail_mass, recall, tail_mass, tail_recall
 
 SIGMAS = 4.5
 
@@ -165,3 +165,45 @@ def test_collapse_empties_the_tail_and_noise_fills_it():
 def test_a_reference_without_tail_is_a_sentence(reference, q, message):
     with pytest.raises(ValueError, match=message):
         tail_mass(reference, torch.zeros(9, reference.shape[1]), q)
+
+
+# Recall of the rarest rows
+
+
+def test_the_rarest_rows_are_those_with_far_neighbors():
+    crowd = torch.arange(9, dtype=torch.float64)[:, None] / 100
+    reference = torch.cat([crowd, torch.tensor([[5.0]])])  # the last of ten rows is alone: the tail of a tenth
+    near, far = (torch.cat([crowd, torch.tensor([[place]])]) for place in (5.1, 1.0))
+    assert tail_recall(reference, near, k=1, q=0.1) == 1  # 5.1's ball reaches down to 0.08
+    assert tail_recall(reference, far, k=1, q=0.1) == 0  # 1.0's ball ends at 1.92
+    assert recall(reference, far, k=1) == 0.9
+
+
+@pytest.mark.parametrize(("q", "rows"), [(0.001, 1), (0.1, 20), (0.5, 100), (0.999, 199)])
+@pytest.mark.parametrize("k", [1, 3])
+def test_tail_recall_is_counting(q, rows, k):
+    x, y = normal(200, 3, seed=1), 0.7 * normal(150, 3, seed=2)
+    radii, balls = (torch.cdist(s, s).sort(dim=1).values[:, k] for s in (x, y))
+    rare = radii.argsort(descending=True)[:rows]
+    inside = [bool((torch.cdist(x[i][None], y)[0] <= balls).any()) for i in rare]
+    assert tail_recall(x, y, k, q=q, chunk_size=37).item() == pytest.approx(sum(inside) / rows, abs=1e-12)
+
+
+def test_tail_recall_sees_what_recall_does_not():
+    x, y = normal(500, 2, seed=1), normal(500, 2, seed=2)
+    kept = y[y.norm(dim=1).argsort()[:450]]  # the model has lost its outermost tenth
+    assert recall(x, y) - recall(x, kept) < 0.08
+    assert tail_recall(x, y) - tail_recall(x, kept) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0}, "k = 0, but a ball needs at least one neighbor"),
+        ({"q": 1.0}, "q = 1.0, but the share of a tail lies between 0 and 1"),
+        ({"k": 5}, "reference has 5 rows, but at least 6 are needed"),
+    ],
+)
+def test_a_tail_recall_that_cannot_be_is_a_sentence(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tail_recall(normal(5, 2), normal(5, 2), **arguments)
