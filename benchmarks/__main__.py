@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 
-from benchmarks import batches, estimators, generation_change, provenance, stack
+from benchmarks import batches, estimators, generation_change, gpt, harvest_diffusion, provenance, stack, unet, vae
 
-BENCHMARKS = {
+BENCHMARKS: dict[str, Callable[[], Iterable[tuple[str, str, str]]]] = {
     "stack": stack.main,
     "generation_change": generation_change.main,
     "batches": batches.main,
     "estimators": estimators.main,
     "provenance": provenance.main,
+    "harvest_diffusion": harvest_diffusion.main,
+    "vae": vae.main,
+    "unet": unet.main,
+    "gpt": gpt.main,
 }
 
 

@@ -132,9 +132,10 @@ def test_an_evaluation_forgets_the_data_of_another_chain(tmp_path):
     again = chain(tmp_path / "again", callbacks=[reused], **moons)
     first = chain(tmp_path / "first", callbacks=[fresh], **moons)
     assert again.records == first.records
-    given = GenerationEvaluation(IdentityFeatures((2,)))
+    extractor = IdentityFeatures((2,))
+    given = GenerationEvaluation(extractor)
     chain(tmp_path / "given", callbacks=[given], **moons)
-    assert given.extractor is given.given
+    assert given.extractor is extractor
 
 
 def test_penalties_of_one_class_are_logged_apart(tmp_path):

@@ -1,0 +1,151 @@
+"""A GPT's training step and its sampler, against Hugging Face's GPT-2 of the same sizes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.timing import alternate
+from collapse import Batch
+from collapse.models import GPT
+from collapse.seeding import generator, keyed_rng
+
+VOCABULARY, LENGTH, ROWS, SAMPLES, STEPS = 257, 128, 32, 256, 3
+SIZES = {"layers": 4, "heads": 4, "width": 128}
+NARROW = torch.bfloat16
+
+
+def autocast(narrow: bool) -> torch.autocast:
+    """Return bf16 autocast on the CPU, or a context without it."""
+    return torch.autocast("cpu", NARROW, enabled=narrow)
+
+
+def peer() -> nn.Module:
+    """Return Hugging Face's GPT-2 of the same sizes, eager attention, without dropout."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=VOCABULARY + 1,
+        n_positions=LENGTH + 1,
+        n_embd=SIZES["width"],
+        n_layer=SIZES["layers"],
+        n_head=SIZES["heads"],
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=VOCABULARY,
+        eos_token_id=None,
+    )
+    model = GPT2LMHeadModel(config)
+    model.set_attn_implementation("eager")
+    return model
+
+
+def ours(positions: str, precision: str = "weights") -> GPT:
+    """Return our model, of the same sizes."""
+    with keyed_rng(0):
+        return GPT(VOCABULARY, LENGTH, **SIZES, positions=positions, sampling_precision=precision)  # type: ignore[arg-type]
+
+
+def training(model: nn.Module, loss: Callable[[Tensor], Tensor], narrow: bool) -> Callable[[], float]:
+    """Return what takes a few steps of fused AdamW and says how long one took."""
+    x = torch.randint(VOCABULARY, (ROWS, LENGTH), generator=generator(0))
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+
+    def steps() -> float:
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            with autocast(narrow):
+                value = loss(x)
+            value.backward()
+            optimizer.step()
+        return (time.perf_counter() - start) / STEPS
+
+    return steps
+
+
+def train_ours(positions: str, narrow: bool) -> Callable[[], float]:
+    """Return the timed training of our model, through ``outputs`` as in a chain."""
+    model, blank = ours(positions), torch.zeros(ROWS, dtype=torch.int64)
+    return training(model, lambda x: model.outputs(Batch(x, None, blank, blank, blank))["loss"].mean(), narrow)
+
+
+def train_peer(narrow: bool) -> Callable[[], float]:
+    """Return the timed training of the peer, on the same rows behind the same begin token."""
+    model = peer()
+
+    def loss(x: Tensor) -> Tensor:
+        logits = model(F.pad(x[:, :-1], (1, 0), value=VOCABULARY), use_cache=False).logits
+        return F.cross_entropy(logits.flatten(0, 1), x.flatten())
+
+    return training(model, loss, narrow)
+
+
+def sample_ours(positions: str, precision: str) -> Callable[[], float]:
+    """Return the timed sampler of our model."""
+    model = ours(positions, precision).eval()
+
+    def sampled() -> float:
+        start = time.perf_counter()
+        model.sample(SAMPLES, generator(0))
+        return time.perf_counter() - start
+
+    return sampled
+
+
+def sample_peer(narrow: bool) -> Callable[[], float]:
+    """Return the timed sampler of the peer with its own cache; in bf16 with bf16 weights, which is its fastest way."""
+    model = peer().to(NARROW if narrow else torch.float32).eval()
+    begin = torch.full((SAMPLES, 1), VOCABULARY)
+
+    def sampled() -> float:
+        start = time.perf_counter()
+        with torch.no_grad():
+            model.generate(  # type: ignore[operator]
+                begin,
+                attention_mask=torch.ones_like(begin),
+                do_sample=True,
+                top_k=0,
+                min_new_tokens=LENGTH,
+                max_new_tokens=LENGTH,
+                pad_token_id=0,
+            )
+        return time.perf_counter() - start
+
+    return sampled
+
+
+def contests() -> Iterator[tuple[str, Callable[[], float], Callable[[], float], str]]:
+    """Yield (what, ours, the peer's, wanted)."""
+    for positions in ("learned", "rotary"):
+        yield f"GPT step, {positions}, bf16 / HF GPT-2 fp32", train_ours(positions, True), train_peer(False), "> 2x"
+        yield f"GPT step, {positions}, bf16 / HF GPT-2 bf16", train_ours(positions, True), train_peer(True), "> 1.5x"
+        yield f"GPT step, {positions}, fp32 / HF GPT-2 fp32", train_ours(positions, False), train_peer(False), "> 1x"
+        yield (
+            f"GPT sampler, {positions}, fp32 / HF fp32",
+            sample_ours(positions, "weights"),
+            sample_peer(False),
+            "> 1.9x",
+        )
+        yield (
+            f"GPT sampler, {positions}, bf16 / HF bf16",
+            sample_ours(positions, "bfloat16"),
+            sample_peer(True),
+            "> 2.2x",
+        )
+
+
+def main(repeats: int = 5) -> list[tuple[str, str, str]]:
+    """Return (what, measured, wanted) rows."""
+    torch.set_num_threads(2)
+    rows = []
+    for what, mine, theirs, wanted in contests():
+        result = alternate(mine, theirs, repeats)
+        shown = f"{1 / result.ratio:.2f}x faster ({result.ours * 1e3:.0f} / {result.other * 1e3:.0f} ms)"
+        rows.append((what, shown, wanted))
+    return rows

@@ -1,0 +1,97 @@
+"""Training a VAE through the whole stack, against a bare loop, against pythae, and against Shumailov et al.'s loop."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+import warnings
+
+import torch
+
+from benchmarks.stack import Stopwatch
+from benchmarks.timing import alternate
+from benchmarks.vae_peers import (
+    LATENT,
+    SHAPE,
+    Images,
+    Measured,
+    convolutional,
+    decoded,
+    dense,
+    loaded,
+    loop,
+    median_step,
+    pythae,
+)
+from collapse import VAE, run_chain
+from collapse.seeding import generator
+
+STEPS, CONV_STEPS, EPOCHS = 60, 12, 30
+
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore")
+
+
+def in_chain(model: VAE, batch_size: int, steps: int, precision: str) -> Measured:
+    """Return what measures a step of a chain, from reading the pool to the optimizer."""
+
+    def run() -> float:
+        watch = Stopwatch()
+        with tempfile.TemporaryDirectory() as folder:
+            run_chain(
+                model,
+                Images(batch_size),
+                generations=1,
+                samples_per_generation=1,
+                steps_per_generation=steps,
+                store=folder,
+                evaluate=False,
+                callbacks=[watch],
+                accelerator="cpu",
+                precision=precision,
+            )
+        return median_step(watch.times)
+
+    return run
+
+
+def in_stack(precision: str) -> Measured:
+    """Return what measures a step of the fully connected network in a chain."""
+    return in_chain(VAE(SHAPE, LATENT, hidden=400), 128, STEPS, precision)
+
+
+def convolutional_step(precision: str) -> Measured:
+    """Return what measures a step of the published network in a chain."""
+    return in_chain(VAE(SHAPE, LATENT, network="conv", weight_decay=1e-5), 256, CONV_STEPS, precision)
+
+
+def on_the_pool(precision: str) -> Measured:
+    """Return what measures a step on a pool and its share of harvesting that, with as many epochs as were published."""
+    step, model = convolutional_step(precision), VAE(SHAPE, LATENT, network="conv", harvest="mean")
+
+    def run() -> float:
+        start = time.perf_counter()
+        model.sample(256, generator(0))
+        return (time.perf_counter() - start) / EPOCHS + step()
+
+    return run
+
+
+def main(repeats: int = 5) -> list[tuple[str, str, str]]:
+    """Return (what, measured, wanted) rows: how many times as fast ours is."""
+    torch.set_num_threads(2)
+    previous = convolutional()[1]
+    fresh = loop(convolutional, lambda: decoded(previous, 256, CONV_STEPS))
+    comparisons = (
+        ("VAE 784-400-20, whole stack / bare loop", in_stack, loop(dense, lambda: loaded(128, STEPS)), (1.0, 1.4)),
+        ("convolutional VAE / pythae", convolutional_step, pythae(CONV_STEPS), (1.1, 1.45)),
+        ("Nature's VAE on its pool / decoding every batch", on_the_pool, fresh, (1.4, 2.4)),
+    )
+    rows = []
+    for what, step, peer, wanted in comparisons:
+        for precision, least in zip(("32-true", "bf16-mixed"), wanted, strict=True):
+            result = alternate(step(precision), peer, repeats)
+            shown = f"{1 / result.ratio:.2f}x ({result.ours * 1e3:.1f} / {result.other * 1e3:.1f} ms a step)"
+            rows.append((f"{what}, {precision}", shown, f">= {least}x"))
+    return rows
