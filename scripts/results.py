@@ -90,14 +90,14 @@ CROSS_ENTROPY = "heldout_cross_entropy"
 FAMILIES = {
     "vae": Family(
         "VAE on digits",
-        ("data=digits", "model=vae/tiny", "steps_per_generation=800"),
+        ("data=digits", "model=vae/tiny", "epochs_per_generation=60"),
         TWO_ARMS,
         {**IMAGES, "heldout_nll": "Held-out negative ELBO, nats per image"},
         of_images(),
     ),
     "diffusion": Family(
         "Diffusion on digits",
-        ("data=digits", "data.batch_size=64", "model=diffusion/tiny", "steps_per_generation=500"),
+        ("data=digits", "data.batch_size=64", "model=diffusion/tiny", "epochs_per_generation=20"),
         TWO_ARMS,
         IMAGES,
         of_images(),
