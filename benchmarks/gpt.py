@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -45,10 +46,10 @@ def peer() -> nn.Module:
     return model
 
 
-def ours(positions: str, precision: str = "weights") -> GPT:
+def ours(positions: str) -> GPT:
     """Return our model, of the same sizes."""
     with keyed_rng(0):
-        return GPT(VOCABULARY, LENGTH, **SIZES, positions=positions, sampling_precision=precision)  # type: ignore[arg-type]
+        return GPT(VOCABULARY, LENGTH, **SIZES, positions=positions)  # type: ignore[arg-type]
 
 
 def training(model: nn.Module, loss: Callable[[Tensor], Tensor], narrow: bool) -> Callable[[], float]:
@@ -86,13 +87,14 @@ def train_peer(narrow: bool) -> Callable[[], float]:
     return training(model, loss, narrow)
 
 
-def sample_ours(positions: str, precision: str) -> Callable[[], float]:
+def sample_ours(positions: str, narrow: bool) -> Callable[[], float]:
     """Return the timed sampler of our model."""
-    model = ours(positions, precision).eval()
+    model = ours(positions).eval()
 
     def sampled() -> float:
         start = time.perf_counter()
-        model.sample(SAMPLES, generator(0))
+        with autocast(narrow):
+            model.sample(SAMPLES, generator(0))
         return time.perf_counter() - start
 
     return sampled
@@ -128,24 +130,24 @@ def contests() -> Iterator[tuple[str, Callable[[], float], Callable[[], float], 
         yield f"GPT step, {positions}, fp32 / HF GPT-2 fp32", train_ours(positions, False), train_peer(False), "> 1x"
         yield (
             f"GPT sampler, {positions}, fp32 / HF fp32",
-            sample_ours(positions, "weights"),
+            sample_ours(positions, False),
             sample_peer(False),
             "> 1.9x",
         )
         yield (
             f"GPT sampler, {positions}, bf16 / HF bf16",
-            sample_ours(positions, "bfloat16"),
+            sample_ours(positions, True),
             sample_peer(True),
             "> 2.2x",
         )
 
 
-def main(repeats: int = 5) -> list[tuple[str, str, str]]:
-    """Return (what, measured, wanted) rows."""
+def main(repeats: int = 5) -> Iterator[tuple[str, str, str]]:
+    """Yield (what, measured, wanted) rows."""
+    if find_spec("transformers") is None:
+        yield "GPT / Hugging Face's GPT-2", "skipped: transformers not installed; pip install -e .[bench]", "a peer"
+        return
     torch.set_num_threads(2)
-    rows = []
     for what, mine, theirs, wanted in contests():
         result = alternate(mine, theirs, repeats)
-        shown = f"{1 / result.ratio:.2f}x faster ({result.ours * 1e3:.0f} / {result.other * 1e3:.0f} ms)"
-        rows.append((what, shown, wanted))
-    return rows
+        yield what, f"{1 / result.ratio:.2f}x faster ({result.ours * 1e3:.0f} / {result.other * 1e3:.0f} ms)", wanted

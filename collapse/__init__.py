@@ -45,6 +45,7 @@ _HOMES = {
         "GenerativeModule",
         "VAE",
         "Diffusion",
+        "GPT",
         "PretrainedLM",
         "Gaussian",
         "GaussianMixture",

@@ -1,11 +1,15 @@
-"""Objects that remember how they were made: the base of twins, of ``repr`` and of a run's identity."""
+"""Arguments of constructors: objects that remember theirs, and names looked up in a table."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, Self, TypeVar
 
-__all__ = ["Remembers"]
+__all__ = ["Remembers", "chosen"]
+
+T = TypeVar("T")
 
 
 class Remembers:
@@ -51,3 +55,15 @@ class Remembers:
         """Make the object again from the same arguments."""
         args, kwargs = self._arguments
         return type(self)(*args, **kwargs)
+
+
+def chosen(argument: str, value: str, options: Mapping[str, T]) -> T:
+    """Look an argument's value up in a table.
+
+    Raises:
+        ValueError: If it is no key of it; the sentence has the nearest one.
+    """
+    if value not in options:
+        nearest = difflib.get_close_matches(str(value), options, n=1, cutoff=0)[0]
+        raise ValueError(f"{argument} = {value!r} is not one of {', '.join(options)}; did you mean {nearest!r}?")
+    return options[value]

@@ -21,21 +21,30 @@ equally many epochs of its training set, and sampled for as many rows as there a
 last generation's samples alone; *accumulate* on the real rows and all samples so far: its training set and its budget
 grow.
 
-Numbers are means over {seeds} seeds ± half of a 95 % Student interval. A claim is *held* if its whole interval keeps to
-the bound, and *held on average* if the mean does. Samples are compared with held-out real rows that nothing trains on.
-The commands are those of seed 0. `make results` writes this page from the records of the chains: tables, sentences,
-verdicts and figures.
+Numbers are means over {seeds} seeds ± half of a 95 % Student interval. A claim is *held* if whole intervals keep to
+the bound, in every generation it speaks of, and *held on average* if the means do; the worst is shown. Samples are
+compared with held-out real rows that nothing trains on. The commands are those of seed 0. `make results` writes this
+page from the records of the chains: tables, sentences, verdicts and figures.
 
 {facts}"""
 QUICK = "**These chains have hardly trained: the page shows that it can be made, and nothing else.**\n\n"
 
-Measure = Callable[[Chains], list[float]]
-"""One number per seed."""
+Measure = Callable[[Chains], list[list[float]]]
+"""The parts of a claim, each with one number per seed."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement about chains: every seed has a number, and the numbers should lie between ``least`` and ``most``."""
+    """A statement about chains: each of its parts has a number from every seed, which should keep to one bound.
+
+    A claim about every generation has a part for each. It is held if every part is; its row shows the worst one.
+
+    Attributes:
+        sentence: What is claimed.
+        measure: From chains to parts, each the numbers of all seeds.
+        least: The numbers should be above it.
+        most: They should not be above it.
+    """
 
     sentence: str
     measure: Measure
@@ -43,19 +52,24 @@ class Claim:
     most: float = math.inf
 
     def row(self, chains: Chains) -> list[str]:
-        """Return its row of the table: the sentence, the number, the bound, seeds that keep to it, the verdict."""
-        values = self.measure(chains)
-        mean, half = interval(values)
-        kept = [self.least < value <= self.most for value in values]
+        """Return its row of the table: the sentence, its worst part, the bound, seeds that keep to it, the verdict."""
+        parts = self.measure(chains)
+        mean, half = interval(min(parts, key=self.room))
+        kept = sum(all(self.least < part[seed] <= self.most for part in parts) for seed in range(len(parts[0])))
         bound = f"> {self.least:g}" if self.most == math.inf else f"≤ {self.most:.2g}"
-        seeds = f"{sum(kept)} of {len(kept)}"
-        return [self.sentence, shown(mean, half), bound, seeds, self.verdict(mean, half)]
+        return [self.sentence, shown(mean, half), bound, f"{kept} of {len(parts[0])}", self.verdict(parts)]
 
-    def verdict(self, mean: float, half: float) -> str:
-        """Return "held" if the whole interval keeps to the bounds, "held on average" if the mean does."""
-        if self.least < mean - half and mean + half <= self.most:
+    def room(self, values: Sequence[float]) -> float:
+        """Return how far an interval stays from the nearer bound; negative if it crosses that."""
+        mean, half = interval(values)
+        return min(mean - half - self.least, self.most - mean - half)
+
+    def verdict(self, parts: Sequence[Sequence[float]]) -> str:
+        """Return "held" if all intervals keep to the bounds, "held on average" if all means do."""
+        if all(self.room(part) > 0 for part in parts):
             return "held"
-        return "held on average" if self.least < mean <= self.most else "not held"
+        means = [interval(part)[0] for part in parts]
+        return "held on average" if all(self.least < mean <= self.most for mean in means) else "not held"
 
 
 def series(chains: Chains, arm: str, metric: str) -> list[list[float]]:
@@ -63,46 +77,37 @@ def series(chains: Chains, arm: str, metric: str) -> list[list[float]]:
     return [[record[metric] for record in records] for records in chains[arm]]
 
 
-def smallest_rise(metric: str, arm: str) -> Measure:
-    """Measure the rise from one generation to the next where, on average, it is smallest."""
+def every_rise(metric: str, arm: str) -> Measure:
+    """Measure every rise from one generation to the next."""
 
-    def measure(chains: Chains) -> list[float]:
+    def measure(chains: Chains) -> list[list[float]]:
         values = series(chains, arm, metric)
-        steps = [[one[g + 1] - one[g] for one in values] for g in range(len(values[0]) - 1)]
-        return min(steps, key=statistics.fmean)
+        return [[one[g + 1] - one[g] for one in values] for g in range(len(values[0]) - 1)]
 
     return measure
 
 
-def farthest_rise(metric: str, arm: str) -> Measure:
-    """Measure the rise above generation 0 where, on average, it is largest."""
+def above_first(metric: str, arm: str) -> Measure:
+    """Measure how far every later generation lies above generation 0."""
 
-    def measure(chains: Chains) -> list[float]:
+    def measure(chains: Chains) -> list[list[float]]:
         values = series(chains, arm, metric)
-        return max(([one[g] - one[0] for one in values] for g in range(1, len(values[0]))), key=statistics.fmean)
+        return [[one[g] - one[0] for one in values] for g in range(1, len(values[0]))]
 
     return measure
 
 
 def change(metric: str, arm: str, sign: float = 1.0) -> Measure:
     """Measure the change from the first generation to the last, times ``sign``."""
-    return lambda chains: [sign * (one[-1] - one[0]) for one in series(chains, arm, metric)]
+    return lambda chains: [[sign * (one[-1] - one[0]) for one in series(chains, arm, metric)]]
 
 
 def last_gap(metric: str, arm: str, other: str, sign: float = 1.0) -> Measure:
     """Measure how far above another arm one ends, seed by seed, times ``sign``."""
-    return lambda chains: [
-        sign * (one[-1] - two[-1])
-        for one, two in zip(series(chains, arm, metric), series(chains, other, metric), strict=True)
-    ]
 
-
-def share_of_loss(metric: str, arm: str, other: str, sign: float = 1.0) -> Measure:
-    """Measure an arm's ``change`` as a share of another's mean change; infinite if that has lost nothing."""
-
-    def measure(chains: Chains) -> list[float]:
-        whole = statistics.fmean(change(metric, other, sign)(chains))
-        return [one / whole if whole > 0 else math.inf for one in change(metric, arm, sign)(chains)]
+    def measure(chains: Chains) -> list[list[float]]:
+        pairs = zip(series(chains, arm, metric), series(chains, other, metric), strict=True)
+        return [[sign * (one[-1] - two[-1]) for one, two in pairs]]
 
     return measure
 
@@ -155,7 +160,7 @@ def reading(part: Section, metric: str) -> str:
         values = series(part.chains, arm, metric)
         means = [statistics.fmean(one[g] for one in values) for g in range(part.generations)]
         rises = sum(after > before for before, after in itertools.pairwise(means))
-        mean, half = interval(change(metric, arm)(part.chains))
+        mean, half = interval(change(metric, arm)(part.chains)[0])
         sentences.append(
             f"- {arm}: changes by {shown(mean, half)} from first to last; the mean rises in {rises} of "
             f"{len(means) - 1} generations."

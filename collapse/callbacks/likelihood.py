@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from collapse.data.rows import UNLABELED
-from collapse.models.generative import GenerativeModule
+from collapse.models.generative import GenerativeModule, sampling
 from collapse.models.sharding import is_sharded
 from collapse.seeding import Stream, generator
 
@@ -56,13 +56,9 @@ def negative_log_likelihood(module: Any, rows: Tensor, labels: Tensor | None = N
     if evidence is None:
         return None
     y = torch.full((len(rows),), UNLABELED) if labels is None else labels
-    training = module.training
-    module.eval()
-    try:
+    with sampling(module):
         parts = zip(rows.split(CHUNK), y.split(CHUNK), strict=True)
         found = [evidence(part.to(module.device), own.to(module.device)) for part, own in parts]
-    finally:
-        module.train(training)
     return -torch.cat([part.double().cpu() for part in found])
 
 

@@ -18,12 +18,12 @@ def listing(kind: str) -> list[tuple[str, str]]:
     if kind == "experiments":
         return [(name, _first_comment(name)) for name in names_in("experiment")]
     if kind == "metrics":
-        from collapse.metrics import METRICS
+        from collapse.metrics import METRICS, TEXT_METRICS
 
         arrows = {True: "higher is better", False: "lower is better"}
         return [
             (metric.name, f"{metric.detects}, {arrows[metric.higher_is_better]}; {metric.citation}")
-            for metric in METRICS
+            for metric in (*METRICS, *TEXT_METRICS)
         ]
     from collapse.config.build import registry
 

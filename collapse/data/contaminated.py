@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from collapse.data.module import RecursiveDataModule
 from collapse.data.rows import Origin, Samples
@@ -97,6 +98,18 @@ class Contaminated(RecursiveDataModule):
             raise ValueError(f"source={source.describe()} has replicates; contaminate data without a replicate axis")
         self.clean, self.share, self.leak, self.seed = source, share, leak, seed
         self.classes = source.classes
+        if hasattr(source, "decode"):  # only text can be read
+            self.decode = source.decode
+
+    @property
+    def vocabulary(self) -> int | None:  # type: ignore[override]
+        """Number of tokens of the source."""
+        return self.clean.vocabulary
+
+    @property
+    def document(self) -> int | None:  # type: ignore[override]
+        """The token that ends a document of the source."""
+        return self.clean.document
 
     def gold(self) -> Samples:
         """Return the rows of the source, those that leaked in place of others."""
@@ -109,6 +122,10 @@ class Contaminated(RecursiveDataModule):
     def held(self) -> Mapping[Origin, Samples]:
         """Return what the source holds."""
         return self.clean.held()
+
+    def prompts(self, length: int) -> Tensor | None:
+        """Return beginnings of the source's held-out text."""
+        return self.clean.prompts(length)
 
     def pinned(self) -> Mapping[str, Any]:
         """Return what the source must be given to stay as it is."""

@@ -159,6 +159,7 @@ def encode(x: Tensor, dtype: np.dtype) -> np.ndarray:
 
     Raises:
         FloatingPointError: If a value is NaN or infinite: a pool must never hold one.
+        ValueError: If gold's rows are tokens or other integers, and a value is none that their type can hold.
     """
     values = x.detach().cpu()
     if values.dtype == torch.bfloat16:  # which NumPy does not know
@@ -169,7 +170,20 @@ def encode(x: Tensor, dtype: np.dtype) -> np.ndarray:
         )
     if dtype == np.uint8:
         values = values.float().clamp(0, 1).mul_(255).round_().to(torch.uint8)
-    return values.numpy().astype(dtype, copy=False)
+    stored = values.numpy()
+    if dtype.kind in "iu" and stored.dtype != dtype and stored.size:
+        _check_integers(stored, dtype)
+    return stored.astype(dtype, copy=False)
+
+
+def _check_integers(values: np.ndarray, dtype: np.dtype) -> None:
+    """Raise ValueError unless values are integers within a type: a cast would change them in silence."""
+    low, high, limits = values.min(), values.max(), np.iinfo(dtype)
+    if low < limits.min or high > limits.max or (values.dtype.kind == "f" and (values != np.trunc(values)).any()):
+        raise ValueError(
+            f"the model sampled values from {low:g} to {high:g} of the type {values.dtype}, and gold's rows are "
+            f"integers of the type {dtype}; choose a model of tokens or categories, of no more than the data have"
+        )
 
 
 def provenance(

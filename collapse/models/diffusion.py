@@ -9,33 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from collapse.arguments import chosen
 from collapse.data.rows import Batch
 from collapse.models.generative import GenerativeModule
 from collapse.models.noising import PATHS, PREDICTIONS, min_snr_weight
 from collapse.models.solvers import SOLVERS, SPACINGS, knots
-from collapse.models.vae import at_least_single, chosen
 from collapse.nn.denoiser import MLPDenoiser
+from collapse.nn.precision import at_least_single
 from collapse.nn.unet import UNet
 from collapse.noise import row_normal, row_uniform
 from collapse.seeding import Stream, key, standard_normal
 
 __all__ = ["Diffusion"]
-
-Settings = dict[str, Any]
-
-
-def unet(shape: tuple[int, ...], settings: Settings) -> nn.Module:
-    """Return a U-Net, for images."""
-    names = ("width", "multipliers", "blocks", "attention", "classes", "dropout", "checkpointing")
-    return UNet(shape, **{name: settings[name] for name in names})
-
-
-def mlp(shape: tuple[int, ...], settings: Settings) -> nn.Module:
-    """Return a fully connected network, for rows of any shape."""
-    return MLPDenoiser(shape, **{name: settings[name] for name in ("hidden", "layers", "classes")})
-
-
-NETWORKS: dict[str, Callable[[tuple[int, ...], Settings], nn.Module]] = {"unet": unet, "mlp": mlp}
 
 
 class Diffusion(GenerativeModule):
@@ -131,7 +116,20 @@ class Diffusion(GenerativeModule):
         self.min_snr, self.label_dropout, self.guidance = min_snr, label_dropout, guidance
         self.learning_rate = learning_rate
         self._check(path, prediction)
-        self.network = chosen("network", network, NETWORKS)(self.shape, self.arguments)
+        networks: dict[str, Callable[[], nn.Module]] = {
+            "unet": lambda: UNet(
+                self.shape,
+                width=width,
+                multipliers=multipliers,
+                blocks=blocks,
+                attention=attention,
+                classes=classes,
+                dropout=dropout,
+                checkpointing=checkpointing,
+            ),
+            "mlp": lambda: MLPDenoiser(self.shape, hidden=hidden, layers=layers, classes=classes),
+        }
+        self.network = chosen("network", network, networks)()
         if compile:
             self.network.compile()
 
@@ -214,9 +212,10 @@ class Diffusion(GenerativeModule):
         """
         if times < 1:
             raise ValueError(f"times = {times}, but the loss is a mean over times; use at least 1")
-        places, total = torch.arange(len(x), device=x.device), torch.zeros(len(x), device=x.device)
+        places = torch.arange(len(x), device=x.device)
+        total = torch.zeros(len(x), device=x.device, dtype=self._wide)
         for index in range(times):
-            t = torch.full((len(x),), (index + 0.5) / times, device=x.device)
+            t = torch.full_like(total, (index + 0.5) / times)
             total = total + self.error(x, t, row_normal(key(index), places, self.shape), y)
         return total / times
 
@@ -260,7 +259,7 @@ class Diffusion(GenerativeModule):
 
     def _row(self, x: Tensor, t: float, y: Tensor | None) -> Tensor:
         """Predict the row in x at one time."""
-        times = torch.full((len(x),), t, device=x.device)
+        times = torch.full((len(x),), t, device=x.device, dtype=self._wide)
         level = self.path(torch.tensor(t, dtype=torch.float64))  # numbers on the CPU: they go along with any device
         output = self._output(x, times, y) if not self.guidance else self._guided(x, times, y)
         row = self.prediction.row(level, x, output)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Protocol
 
 import pytorch_lightning as pl
@@ -20,7 +21,7 @@ from collapse.models.conditions import Conditions, LabelLaw
 from collapse.models.sharding import is_sharded, shard
 from collapse.seeding import Clock, Stream, generator, reseed
 
-__all__ = ["GenerativeModule", "Objective", "RowWeights", "SampleFn"]
+__all__ = ["GenerativeModule", "Objective", "RowWeights", "SampleFn", "sampling"]
 
 
 class SampleFn(Protocol):
@@ -223,6 +224,19 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+
+@contextlib.contextmanager
+def sampling(module: pl.LightningModule) -> Iterator[None]:
+    """Put a module in evaluation mode without gradients, in the precision it is trained in, and back."""
+    was_training, trainer = module.training, getattr(module, "_trainer", None)
+    precision = contextlib.nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
+    module.eval()
+    try:
+        with torch.no_grad(), precision:
+            yield
+    finally:
+        module.train(was_training)
 
 
 # Lightning inspects the signature of training_step before every call of it; given here, it has not to be made.

@@ -12,20 +12,20 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from collapse.arguments import chosen
 from collapse.data.discrete import cumulated
 from collapse.data.module import RecursiveDataModule
 from collapse.data.rows import Batch
 from collapse.models.conditions import Conditions, Prompts
 from collapse.models.decoding import Decoding
 from collapse.models.generative import GenerativeModule
-from collapse.models.vae import at_least_single, chosen
 from collapse.nn.cache import KeyValueCache
+from collapse.nn.precision import at_least_single
 from collapse.nn.transformer import Transformer
 
 __all__ = ["GPT"]
 
 ROTARY = {"rotary": True, "learned": False}
-PRECISIONS = {"weights": None, "bfloat16": torch.bfloat16}
 
 
 class GPT(GenerativeModule):
@@ -61,7 +61,6 @@ class GPT(GenerativeModule):
         temperature: Of the sampler, above 0; like the next two a recorded sampler setting, see ``Decoding``.
         top_k: Tokens the sampler keeps at each place; None for all.
         top_p: Mass the sampler keeps at each place, in (0, 1].
-        sampling_precision: "weights" samples in the weights' own precision; "bfloat16" is faster and recorded.
         learning_rate: Step size of AdamW.
         weight_decay: Its decay, of matrices alone, at least 0.
         betas: Its two rates, each in [0, 1).
@@ -94,7 +93,6 @@ class GPT(GenerativeModule):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float = 1.0,
-        sampling_precision: str = "weights",
         learning_rate: float = 1e-3,
         weight_decay: float = 0.1,
         betas: Sequence[float] = (0.9, 0.95),
@@ -119,7 +117,6 @@ class GPT(GenerativeModule):
         self.vocabulary, self.length, self.rotary = vocabulary, length, rotary
         self.prompt, self.document_start = prompt, document_start
         self.decoding = Decoding(temperature, top_k, top_p)
-        self.narrow = chosen("sampling_precision", sampling_precision, PRECISIONS)
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, (betas[0], betas[1])
         self.compiled, self._seen = compile, False
         if compile:
@@ -170,7 +167,7 @@ class GPT(GenerativeModule):
         tokens = self._beginning(n, y)
         rows = torch.empty(n, self.length, dtype=torch.int32, device=tokens.device)
         cache = KeyValueCache(self.length)
-        with self._arithmetic():
+        with self._as_written():
             for place in range(self.length):
                 logits, _ = self.network(tokens, cache)
                 tokens = self._draw(logits[:, -1], uniform[place, :, None])
@@ -201,11 +198,11 @@ class GPT(GenerativeModule):
 
     @property
     def sampler_settings(self) -> dict[str, Any]:
-        """What the decoding is, where samples begin and in which precision, unless that is neutral."""
+        """What the decoding is and where samples begin, unless that is neutral."""
         settings = self.decoding.settings
         if self.prompt or self.document_start:
             settings |= {"prompt": self.prompt or "document"}
-        return settings if self.narrow is None else settings | {"precision": "bfloat16"}
+        return settings
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; vectors, which are the norms' scales, do not decay."""
@@ -241,12 +238,9 @@ class GPT(GenerativeModule):
             raise ValueError("y holds prompts, for which positions='learned' has no places; use positions='rotary'")
         return torch.cat([begin, y.to(begin)], 1)
 
-    @contextlib.contextmanager
-    def _arithmetic(self) -> Any:
-        """Sample in the precision asked for, and as written: a compiled step would be compiled for every length."""
-        stance = torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
-        with stance, torch.autocast(self.device.type, self.narrow, enabled=self.narrow is not None):
-            yield
+    def _as_written(self) -> contextlib.AbstractContextManager[Any]:
+        """Keep off the compiled network: a step of the sampler would be compiled for every length of the cache."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
 
     def _fits(self, x: Tensor) -> bool:
         """Raise ValueError unless a batch holds rows of the model; asked once, as the answer waits for the device."""

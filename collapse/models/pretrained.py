@@ -29,7 +29,7 @@ from collapse.models.huggingface import (
 )
 from collapse.models.repetition import repetition_penalty
 from collapse.models.sharding import is_sharded
-from collapse.models.vae import at_least_single
+from collapse.nn.precision import at_least_single
 
 if TYPE_CHECKING:
     from collapse.data.module import RecursiveDataModule
@@ -113,7 +113,7 @@ class PretrainedLM(GenerativeModule):
             raise ValueError(f"repetition_penalty = {repetition_penalty} must be above 0 and finite; 1 is neutral")
         self.length, self.prompt, self.beams, self.sampling_batch = length, prompt, beams, sampling_batch
         self.penalty, self.decoding = repetition_penalty, Decoding(temperature, top_k, top_p)
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.learning_rate, self.weight_decay, self.scratch = learning_rate, weight_decay, scratch
         if beams > 1 and self.decoding.settings:
             raise ValueError(
                 f"beams = {beams} searches for the likeliest row and draws none; leave temperature, top_k and top_p "
@@ -163,7 +163,7 @@ class PretrainedLM(GenerativeModule):
         Raises:
             ValueError: If the data have no text to begin with, or one in other tokens than the model's own.
         """
-        if not self.arguments["scratch"]:
+        if not self.scratch:
             check_tokenizer(self.folder, data)
         if not self.prompt:
             return None
@@ -213,6 +213,7 @@ class PretrainedLM(GenerativeModule):
 
         Raises:
             ValueError: If ``y`` is no such table, or is too long for the model.
+            FloatingPointError: If the model's probabilities are NaN.
         """
         beginnings = F.pad(self._prompts(n, y).to(generator.device), (1, 0), value=self.begin_token)
         # Drawn before the rows are parted, so that the size of the parts has no part in the draw.
@@ -239,13 +240,16 @@ class PretrainedLM(GenerativeModule):
 
     def _drawn(self, text: Tensor, uniform: Tensor) -> Tensor:
         """Continue texts (n, t) by a token for each column of uniform numbers (n, L): (n, t + L)."""
-        cache, given = None, text
+        cache, given, broken = None, text, torch.zeros_like(text[:, :1], dtype=torch.bool)
         for column in uniform.split(1, 1):
             out = self.network(given, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            logits = repetition_penalty(out.logits[:, -1], text, self.penalty)
-            law = self.decoding.apply(at_least_single(logits[:, : self.vocabulary]).softmax(-1))
+            logits = repetition_penalty(at_least_single(out.logits[:, -1]), text, self.penalty)
+            law = self.decoding.apply(logits[:, : self.vocabulary].softmax(-1))
             given = torch.searchsorted(cumulated(law.double()), column.contiguous(), right=True)
-            text, cache = torch.cat([text, given], 1), out.past_key_values
+            broken |= given == self.vocabulary  # where there is a NaN; no token, which the network could not take
+            text, cache = torch.cat([text, given.clamp_(max=self.vocabulary - 1)], 1), out.past_key_values
+        if bool(broken.any()):
+            raise FloatingPointError("the model's probabilities are NaN; lower the learning rate or clip the gradients")
         return text
 
     def _searched(self, text: Tensor, uniform: Tensor) -> Tensor:

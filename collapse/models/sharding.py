@@ -39,6 +39,8 @@ def shard(module: pl.LightningModule, mesh: torch.distributed.device_mesh.Device
     """
     if not SHARDS:
         raise RuntimeError(f"torch {torch.__version__} cannot shard a model in place; install torch 2.6 or newer")
+    for parameter in module.parameters():
+        parameter.data = parameter.data.contiguous()  # sharding takes no other; channels last is for speed alone
     parts = list(_parts(module))
     owners = Counter(id(parameter) for part in parts for parameter in part.parameters())
     for part in parts:

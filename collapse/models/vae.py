@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from collapse.arguments import chosen
 from collapse.data.rows import Batch
 from collapse.models.conditions import one_hot
 from collapse.models.generative import GenerativeModule
 from collapse.models.likelihoods import BernoulliLikelihood, GaussianLikelihood, Likelihood
-from collapse.nn import MLP, ConvDecoder, ConvEncoder
+from collapse.nn import MLP, ConvDecoder, ConvEncoder, at_least_single
 
 __all__ = ["VAE", "BernoulliLikelihood", "GaussianLikelihood", "Likelihood"]
-
-T = TypeVar("T")
 
 
 class Harvest(NamedTuple):
@@ -90,7 +88,8 @@ class VAE(GenerativeModule):
         likelihood: "bernoulli" for x in [0, 1], "gaussian" for any x.
         scale: Standard deviation of the Gaussian likelihood in the units of x, above 0; the Bernoulli has none.
         beta: Weight of equation 2, at least 0; 1 is the bound itself.
-        harvest: "draw" samples p(x | z), the model's own law; "mean" returns its mean, which is biased.
+        harvest: "draw" samples p(x | z), the model's own law; "mean" returns its mean, which is biased. Images are
+            clamped to [0, 1], which the Gaussian's draws leave: a bias as well, recorded as such.
         classes: Number of classes K for a model conditioned on labels, at least 1; None for one that is not.
         learning_rate: Step size of Adam.
         weight_decay: Adam's weight decay (L2), at least 0.
@@ -145,6 +144,7 @@ class VAE(GenerativeModule):
             self.offset = nn.Linear(classes, math.prod(self.shape), bias=False)
         self.likelihood = chosen("likelihood", likelihood, LIKELIHOODS)(scale)
         self.harvest = chosen("harvest", harvest, HARVESTS)
+        self.clamps = len(self.shape) == 3 and isinstance(self.likelihood, GaussianLikelihood)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         if compile:
             self.encoder.compile()  # in place: the state dict keeps its names
@@ -152,7 +152,7 @@ class VAE(GenerativeModule):
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of q(z | x, y), both (B, latent_dim), for rows (B, *S) and labels (B,)."""
-        labels = self._labels(y, x.dtype)
+        labels, x = self._labels(y), x.to(self._narrow)
         if labels is not None:
             x = x + self.offset(labels).view_as(x)  # equation 4
         mu, log_variance = at_least_single(self.encoder(x)).chunk(2, dim=1)
@@ -160,7 +160,7 @@ class VAE(GenerativeModule):
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the likelihood's parameters, (B, *S), for z (B, latent_dim) and labels (B,)."""
-        labels = self._labels(y, z.dtype)
+        labels, z = self._labels(y), z.to(self._narrow)
         return at_least_single(self.decoder(z if labels is None else torch.cat([z, labels], 1)))  # equation 4
 
     def loss(self, batch: Batch) -> Tensor:
@@ -173,7 +173,7 @@ class VAE(GenerativeModule):
         Returns:
             "loss" (B,), "reconstruction" (B,) = -log p(x | z) and "kl" (B,) in nats; "latent" (B, latent_dim).
         """
-        x = batch.x.to(self.dtype)  # nothing to do but for float64 data
+        x = batch.x.to(self._wide)  # nothing to do but for float64 data
         y = None if self.classes is None else batch.y
         mu, log_variance = self.encode(x, y)
         z = torch.addcmul(mu, torch.exp(0.5 * log_variance), torch.randn_like(mu))  # equation 1
@@ -219,44 +219,37 @@ class VAE(GenerativeModule):
         Raises:
             ValueError: If the model is conditioned on labels and there are none, or the other way round.
         """
-        weight = next(self.decoder.parameters())
-        z = torch.randn(n, self.latent_dim, generator=generator, device=weight.device, dtype=weight.dtype)
+        z = torch.randn(n, self.latent_dim, generator=generator, device=self.device, dtype=self._wide)
         x = self.harvest.emit(self.likelihood, self.decode(z, y), generator)
-        return x.clamp(0, 1) if len(self.shape) == 3 else x
+        return x.clamp(0, 1) if self.clamps else x
 
     @property
     def sampler_settings(self) -> dict[str, Any]:
-        """Empty for "draw"; names the bias otherwise."""
-        return dict(self.harvest.settings)
+        """What departs from the model's own law: the mean in place of a draw, values cut off."""
+        return self.harvest.settings | ({"clamp": [0, 1]} if self.clamps else {})
 
     def _reconstruction(self, z: Tensor, x: Tensor, y: Tensor | None) -> Tensor:
         return self.likelihood.negative_log_likelihood(self.decode(z, y), x)
 
-    def _labels(self, y: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    @property
+    def _narrow(self) -> torch.dtype:
+        """The type of the networks' weights."""
+        return next(self.decoder.parameters()).dtype
+
+    @property
+    def _wide(self) -> torch.dtype:
+        """The type of everything outside the networks: sixteen bits are for these alone."""
+        return torch.promote_types(self._narrow, torch.float32)
+
+    def _labels(self, y: Tensor | None) -> Tensor | None:
         """Return labels as unit vectors, (B, K); None for a model without classes."""
         if self.classes is None and y is not None:
             raise ValueError(f"y holds {len(y)} labels, but a VAE is unconditional; leave them out, or give it classes")
         if self.classes is not None and y is None:
             raise ValueError(f"y is None, but a VAE with classes = {self.classes} is given labels; use -1 for no label")
-        return None if self.classes is None or y is None else one_hot(y, self.classes, dtype)
+        return None if self.classes is None or y is None else one_hot(y, self.classes, self._narrow)
 
 
 def divergence(mu: Tensor, log_variance: Tensor) -> Tensor:
     """Return equation 2, the divergence of N(mu, sigma^2) from N(0, I), (B,), in nats."""
     return (mu.square() + log_variance.exp() - 1 - log_variance).sum(1).mul(0.5)
-
-
-def at_least_single(values: Tensor) -> Tensor:
-    """Widen what autocast narrowed: logarithms and sums over a row lose too much in 16 bits.
-
-    Convolutions leave channels last in memory; here they come to stand as in a batch, whatever the type.
-    """
-    return values.to(torch.promote_types(values.dtype, torch.float32), memory_format=torch.contiguous_format)
-
-
-def chosen(argument: str, value: str, options: Mapping[str, T]) -> T:
-    """Look an argument's value up, or say which names there are."""
-    if value not in options:
-        nearest = difflib.get_close_matches(str(value), options, n=1, cutoff=0)[0]
-        raise ValueError(f"{argument} = {value!r} is not one of {', '.join(options)}; did you mean {nearest!r}?")
-    return options[value]

@@ -23,8 +23,8 @@ class View(NamedTuple):
 
     Attributes:
         rotation: Cosines and signed sines of equation 2, (T, D) each; None without rotary positions.
-        mask: (T, T) to add to the scores, 0 where a position may look and -inf where not; None where nothing but the
-            order of positions limits it, and for a single position.
+        mask: (T, S) to add to the scores, 0 where a position may look and -inf where not; None where nothing but the
+            order of positions limits it.
     """
 
     rotation: tuple[Tensor, Tensor] | None
@@ -62,7 +62,7 @@ class Attention(nn.Module):
 
 def rotations(places: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Return cos and signed sin of the angles by which position m turns each pair of a head's values, (T, D) each."""
-    pairs = torch.arange(0, width, 2, device=places.device) / width
+    pairs = torch.arange(0, width, 2, device=places.device, dtype=torch.float32) / width  # whatever the default is
     angles = places[:, None] * LONGEST**-pairs
     return angles.cos().repeat(1, 2), torch.cat([-angles.sin(), angles.sin()], -1)
 
@@ -94,8 +94,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         mask = None if mask is None else mask.to(q.dtype)
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and q.shape[2] > 1)
     scale, heads = q.shape[-1] ** -0.5, q.shape[:2]
-    # A copy here is cheaper than what a product does with transposed keys that do not lie together.
-    keys = k.flatten(0, 1).contiguous().transpose(1, 2)
-    offset = q.new_zeros(()) if mask is None else mask.to(q.dtype)
-    scores = torch.baddbmm(offset, q.flatten(0, 1), keys, beta=0 if mask is None else 1, alpha=scale)
-    return (scores.softmax(-1) @ v.flatten(0, 1)).unflatten(0, heads)
+    q, k, v = (part.flatten(0, 1) for part in (q, k, v))
+    if q.shape[1] == 1:  # one position: products of a matrix and a vector, which take the cache as it lies
+        scores = torch.bmm(k, q.transpose(1, 2)).transpose(1, 2) * scale
+        scores = scores if mask is None else scores + mask.to(scores.dtype)
+    else:  # a copy here is cheaper than what a product does with transposed keys that do not lie together
+        offset = q.new_zeros(()) if mask is None else mask.to(q.dtype)
+        scores = torch.baddbmm(offset, q, k.contiguous().transpose(1, 2), beta=0 if mask is None else 1, alpha=scale)
+    return torch.bmm(scores.softmax(-1), v).unflatten(0, heads)

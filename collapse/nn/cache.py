@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 __all__ = ["KeyValueCache"]
 
+BLOCK = 32
+"""Places by which memory grows: a product with memory that lies together costs half of one with a part of it, and one
+with places nobody has written yet costs as much as with others."""
+
 
 class KeyValueCache:
-    """Hold the last ``window`` keys and values of every layer, in memory that is taken once.
+    """Hold the last ``window`` keys and values of every layer, in memory that grows by blocks and never beyond those.
 
     Position i lies in place i modulo the window: a position that falls out of it makes room for the one that comes in.
     In which order they lie means nothing, as attention is a sum and every key carries its own position.
@@ -27,15 +33,35 @@ class KeyValueCache:
 
     def fill(self, keys: Tensor, values: Tensor) -> None:
         """Begin the next layer with the first positions, (B, H, T, D) each, of which the last ``window`` stay."""
-        places = torch.arange(keys.shape[2], device=keys.device)[-self.window :] % self.window
-        layer = tuple(part.new_empty(*part.shape[:2], self.window, part.shape[3]) for part in (keys, values))
-        for memory, part in zip(layer, (keys, values), strict=True):
-            memory[:, :, places] = part[:, :, -self.window :]
-        self._layers.append((layer[0], layer[1]))
+        seen = min(keys.shape[2], self.window)
+        places = torch.arange(keys.shape[2], device=keys.device)[-seen:] % self.window
+        taken = [part.new_zeros(*part.shape[:2], self._room(seen), part.shape[3]) for part in (keys, values)]
+        for memory, part in zip(taken, (keys, values), strict=True):
+            memory[:, :, places] = part[:, :, -seen:]
+        self._layers.append((taken[0], taken[1]))
 
     def step(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Take the next position into a layer, (B, H, 1, D) each; return all that it attends to, (B, H, S, D) each."""
-        place, seen = self.length % self.window, min(self.length + 1, self.window)
+        """Take the next position into a layer, (B, H, 1, D) each; return all of its places, (B, H, S, D) each."""
+        place, room = self.length % self.window, self._room(self._seen)
         keys, values = self._layers[layer]
+        if keys.shape[2] < room:
+            more = keys.new_zeros(*keys.shape[:2], room - keys.shape[2], keys.shape[3])
+            keys, values = self._layers[layer] = torch.cat([keys, more], 2), torch.cat([values, more], 2)
         keys[:, :, place], values[:, :, place] = key[:, :, 0], value[:, :, 0]
-        return keys[:, :, :seen], values[:, :, :seen]
+        return keys, values
+
+    def mask(self, device: torch.device) -> Tensor | None:
+        """Return what is added to the next scores, (1, S), -inf where nothing lies yet; None if all are full."""
+        room = self._room(self._seen)
+        if room == self._seen:
+            return None
+        return torch.zeros(1, room, device=device, dtype=torch.float32).index_fill_(
+            1, torch.arange(self._seen, room, device=device), -math.inf
+        )
+
+    @property
+    def _seen(self) -> int:
+        return min(self.length + 1, self.window)
+
+    def _room(self, positions: int) -> int:
+        return min(self.window, -(-positions // BLOCK) * BLOCK)

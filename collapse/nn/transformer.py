@@ -120,7 +120,7 @@ class Transformer(nn.Module):
         places = torch.arange(first, first + tokens.shape[1], device=tokens.device)
         x = self.embedding(tokens)
         x = self.dropout(x if self.positions is None else x + self.positions(places))
-        view = self._view(places)
+        view = self._view(places, cache)
         again = self.checkpointing and self.training and torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):
             x = checkpoint(block, x, view, use_reentrant=False) if again else block(x, view, cache, layer)
@@ -129,8 +129,10 @@ class Transformer(nn.Module):
         hidden = self.norm(x)
         return F.linear(hidden, self.embedding.weight)[..., : self.vocabulary], hidden
 
-    def _view(self, places: Tensor) -> View:
+    def _view(self, places: Tensor, cache: KeyValueCache | None) -> View:
         rotation = rotations(places, self.head_width) if self.positions is None else None
+        if cache is not None and cache.length:
+            return View(rotation, cache.mask(places.device))
         several, beyond = len(places) > 1, len(places) > self.window
         needs_mask = beyond or (several and places.device.type == "cpu")
         return View(rotation, window_mask(places, self.window) if needs_mask else None)

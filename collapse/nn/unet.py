@@ -202,7 +202,7 @@ class Attention(nn.Module):
 
 
 def norm(channels: int, *, affine: bool = True) -> nn.GroupNorm:
-    """Return a normalization of groups of ``GROUP`` channels, of all of them where that does not divide."""
+    """Return a normalization of groups of ``GROUP`` channels, of larger ones where that does not divide."""
     return nn.GroupNorm(math.gcd(channels, max(1, channels // GROUP)), channels, affine=affine)
 
 

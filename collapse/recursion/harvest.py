@@ -15,10 +15,10 @@ from collapse.data.manifest import Manifest
 from collapse.data.rows import Origin, encode, provenance
 from collapse.data.store import GenerationStore, StoreError
 from collapse.mitigations.stack import MitigationStack
-from collapse.models.generative import GenerativeModule
+from collapse.models.generative import GenerativeModule, sampling
 from collapse.recursion.curation import curate_chunks
 from collapse.recursion.lightning import together
-from collapse.recursion.sampling import ConditionedSampler, sampling, state_digest, turns
+from collapse.recursion.sampling import ConditionedSampler, state_digest, turns
 from collapse.seeding import Stream
 
 __all__ = ["check_replicas", "harvest", "write_samples"]

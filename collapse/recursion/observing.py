@@ -12,9 +12,9 @@ from torch import Tensor
 
 from collapse.data.generation import Generation, GenerationCallback
 from collapse.distributed import gather_processes
-from collapse.models.generative import SampleFn
+from collapse.models.generative import SampleFn, sampling
 from collapse.recursion.lightning import OtherProcessFailed, callbacks_of, together
-from collapse.recursion.sampling import ConditionedSampler, sample_rows, sampling, turns
+from collapse.recursion.sampling import ConditionedSampler, sample_rows, turns
 from collapse.seeding import Stream
 
 __all__ = ["SharedSampler", "observe"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -49,8 +50,8 @@ def rehearse(
         samples: Rows to sample from each.
 
     Raises:
-        ValueError: If the module is conditioned on labels that the data do not have, if gold holds NaN or infinite
-            values, if a gate cannot judge its rows, if a mitigation cannot compose a training set, or if the module
+        ValueError: If the module is conditioned on what the data do not have, if gold holds NaN or infinite values,
+            if a gate cannot judge its rows, if a mitigation cannot compose a training set, or if the module
             takes no such rows.
     """
     check_labels(module, data)
@@ -64,18 +65,20 @@ def rehearse(
     first = Generation(0, generations, 0, samples, pool)
     for gate in (one for one in stack if isinstance(one, Gate)):
         gate.check(first, data.replicates)
-    compose(first, stack, data.replicates)
+    first = compose(first, stack, data.replicates, data.classes)
     if generations > 1:
         again = np.broadcast_to(pool.stored(np.zeros(1, np.int64)), (samples, *rows.shape[1:]))
         made = DataPool([again], [provenance(samples, origin=Origin.SYNTHETIC, generation=1)], pool)
         compose(Generation(1, generations, 0, samples, made), stack, data.replicates)
     if isinstance(module, GenerativeModule):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            _try(module, pool, len(gold))
+            twin = _tried(module, pool, len(gold))
+            twin.training_facts = first.training_facts
+            twin.conditions(data)  # of its first samples, which are a generation away
 
 
-def _try(module: GenerativeModule, pool: DataPool, rows: int) -> None:
-    twin = twin_of(module)
+def _tried(module: GenerativeModule, pool: DataPool, rows: int) -> Any:
+    twin: Any = twin_of(module)
     if isinstance(twin, Estimator):
         twin.begin()
         for places in torch.arange(rows).split(MANY):
@@ -83,6 +86,7 @@ def _try(module: GenerativeModule, pool: DataPool, rows: int) -> None:
             twin.update(batch._replace(x=twin.arranged(batch.x)))
     elif isinstance(twin, GenerativeModule):
         check_outputs(twin, pool.gather(torch.arange(min(FEW, rows))))
+    return twin
 
 
 def check_outputs(module: GenerativeModule, batch: Batch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ from torch import Tensor
 
 from collapse.data.module import RecursiveDataModule
 from collapse.models.conditions import Conditions
-from collapse.models.generative import GenerativeModule, SampleFn
+from collapse.models.generative import GenerativeModule, SampleFn, sampling
 from collapse.models.sharding import full_tensor
 from collapse.seeding import Stream, generator, key, keyed_rng
 
-__all__ = ["ConditionedSampler", "draw_chunk", "sample_rows", "sampling", "state_digest", "turns"]
+__all__ = ["ConditionedSampler", "draw_chunk", "sample_rows", "state_digest", "turns"]
 
 
 def state_digest(state: dict[str, Tensor]) -> str:
@@ -31,19 +30,6 @@ def state_digest(state: dict[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def sampling(module: pl.LightningModule) -> Iterator[None]:
-    """Put a module in evaluation mode without gradients, in the precision it is trained in, and back."""
-    was_training, trainer = module.training, getattr(module, "_trainer", None)
-    precision = contextlib.nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
-    module.eval()
-    try:
-        with torch.no_grad(), precision:
-            yield
-    finally:
-        module.train(was_training)
 
 
 @dataclass(frozen=True)

@@ -644,10 +644,10 @@ def test_config_prints_a_config_that_can_be_run_and_where_it_came_from(shell, tm
 def test_list_names_everything_that_can_be_named(shell, tmp_path):
     from collapse.config.build import registry
     from collapse.config.load import names_in
-    from collapse.metrics import METRICS
+    from collapse.metrics import METRICS, TEXT_METRICS
 
     known = {kind: list(registry(kind)) for kind in ("models", "data", "mitigations")}
-    known |= {"metrics": [metric.name for metric in METRICS], "experiments": names_in("experiment")}
+    known |= {"metrics": [metric.name for metric in (*METRICS, *TEXT_METRICS)], "experiments": names_in("experiment")}
     for kind, names in known.items():
         lines = shell(tmp_path, "list", kind).out.splitlines()
         assert [line.split()[0] for line in lines] == names

@@ -105,10 +105,15 @@ class TextFiles(Corpus):
         self.argument, self.paths, self.rule, self.field = argument, paths, named_rule(rule), field
 
     @cached_property
+    def digests(self) -> list[str]:
+        """SHA-256 of each file."""
+        return [file_digest(path) for path in self._there]
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the file; of those of all files, each on a line, if there are several."""
-        digests = [file_digest(path) for path in self._there]
-        return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        found = self.digests
+        return found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
 
     @property
     def size(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from collapse.data.text.corpora import Corpus, TextFiles, Topics
 from collapse.data.text.module import TextData
 from collapse.data.text.reading import named_rule
+from collapse.data.text.tokenizers import Pieces
 
 __all__ = ["PydocText", "TextFile"]
 
@@ -130,8 +131,19 @@ class TextFile(TextData):
             self.paths["held_out"] = _paths("held_out", held_out)
 
     @cached_property
-    def _corpora(self) -> Sequence[Corpus]:
+    def _corpora(self) -> Sequence[TextFiles]:
         return [TextFiles(argument, paths, rule=self.rule, field=self.field) for argument, paths in self.paths.items()]
+
+    def _divided(self) -> tuple[Pieces, Pieces]:
+        if self.held_out is None:
+            gold, reference = self._corpora
+            for path, digest in zip(reference.paths, reference.digests, strict=True):
+                if digest in gold.digests:
+                    raise ValueError(
+                        f"held_out = {str(path)!r} holds the same text as a file of path, and what is held out must "
+                        "not be trained on; give another file, or a share"
+                    )
+        return super()._divided()
 
     def _division(self) -> dict[str, Any]:
         return {**super()._division(), "documents": self.rule, "field": self.field}

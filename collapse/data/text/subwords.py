@@ -40,11 +40,15 @@ class Subwords(Tokenizer):
     @cached_property
     def _tokenizer(self) -> Any:
         try:
-            return _package().Tokenizer.from_str(self.model)
+            tokenizer = _package().Tokenizer.from_str(self.model)
         except ValueError:
             raise
         except Exception as error:  # the package raises nothing narrower
             raise ValueError(f"the tokenizer cannot be read ({error}); save it again with tokenizers") from None
+        tokenizer.no_truncation()  # it may have been saved with both, and would cut documents short or fill them up
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True  # a text that spells one out does not end there
+        return tokenizer
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,13 @@ class Pretrained(Subwords):
         token = token[0] if isinstance(token, list) and token else token
         if not isinstance(token, int):
             raise ValueError(f"{folder} does not say what ends a text; give eos_token in its tokenizer_config.json")
-        return cls(model, token)
+        found = cls(model, token)
+        if not 0 <= token < found.vocabulary:
+            raise ValueError(
+                f"{folder} ends a text with token {token}, and its tokenizer has {found.vocabulary}; give eos_token in "
+                "its tokenizer_config.json"
+            )
+        return found
 
 
 def _settings(folder: Path) -> dict[str, Any]:

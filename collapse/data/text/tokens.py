@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 
 from collapse.data.cache import cache_folder
 from collapse.data.files import MappedArray, commit, file_digest, make_folder
+from collapse.data.gold import ABANDONED
 from collapse.data.text.choosing import tokenizer_of
 from collapse.data.text.tokenizers import Pieces, Tokenizer, token_type
 
@@ -126,7 +128,12 @@ def _encoded(pieces: Pieces, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
 def _write(path: Path, parts: Iterator[np.ndarray], dtype: np.dtype) -> None:
     """Write a vector whose length only its last part tells; the file is there completely or not at all."""
     make_folder(path.parent)
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    for left in path.parent.glob(f"{path.name}.tmp*"):  # by a process that was killed
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
+    # Not by the process's number, which containers that share a cache have in common.
+    temporary = path.with_name(f"{path.name}.tmp{uuid.uuid4().hex}")
     try:
         with temporary.open("wb") as file:
             file.write(_header(0, dtype))

@@ -1,5 +1,6 @@
 """Contaminated data: the exact share, undeclared, drawn as it says, and the same everywhere."""
 
+import json
 import subprocess
 import sys
 
@@ -10,8 +11,8 @@ from scipy import stats
 
 import collapse.data
 from collapse.config import ConfigError, load
-from collapse.config.build import build_data
-from collapse.data import Contaminated, Digits, GaussianData, MarkovData, Origin, RingOfGaussians, Samples
+from collapse.config.build import build_data, build_model
+from collapse.data import Contaminated, Digits, GaussianData, MarkovData, Origin, RingOfGaussians, Samples, TextFile
 from collapse.data.contaminated import LEAKS, kernels, marginals, normal
 from collapse.data.module import RecursiveDataModule
 from collapse.mitigations import RealOnly
@@ -43,6 +44,24 @@ def test_the_source_stays_clean():
     before = source.gold().x.copy()
     Contaminated(source, 0.5).gold()
     np.testing.assert_array_equal(source.gold().x, before)
+
+
+def test_contaminated_text_is_text(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("some words, and then some more words\n" * 9)
+    source = TextFile(path, 6, held_out=0.3)
+    data = Contaminated(source, 0.5, "marginals")
+    assert (data.vocabulary, data.document) == (257, 256)
+    assert data.prompts(4).equal(source.prompts(4))
+    assert data.decode(data.reference().x[0]) == source.decode(source.reference().x[0])
+    assert data.gold().x.dtype == np.uint16
+    plain = Contaminated(Digits(), 0.5)
+    assert (plain.vocabulary, plain.document, plain.prompts(4), hasattr(plain, "decode")) == (None, None, None, False)
+    config = {"name": "Contaminated", "source": {"name": "TextFile", "path": str(path), "length": 6}, "share": 0.1}
+    settings = [f"data={json.dumps(config)}", "data.leak=marginals", "model=gpt/tiny"]
+    loaded = load(None, settings).config
+    model = build_model(loaded, build_data(loaded))
+    assert (model.vocabulary, model.length) == (257, 6)
 
 
 def test_a_larger_share_is_more_of_the_same_places():

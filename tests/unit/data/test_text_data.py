@@ -101,6 +101,14 @@ def test_a_reference_text_of_its_own(path, tmp_path):
     assert TextFile(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize("gold", [["a.txt"], ["b.txt", "a.txt"]], ids=len)
+def test_a_file_that_is_trained_on_is_not_held_out(path, tmp_path, gold):
+    (tmp_path / "b.txt").write_text("more\n")
+    (tmp_path / "copy.txt").write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match=r"held_out = '.*copy\.txt' holds the same text as a file of path"):
+        TextFile([str(tmp_path / name) for name in gold], 3, held_out=str(tmp_path / "copy.txt")).gold()
+
+
 def test_characters_that_gold_does_not_have_are_counted(path, tmp_path):
     other = tmp_path / "b.txt"
     other.write_text("two ö ö!\n")
@@ -181,6 +189,36 @@ def test_a_failure_leaves_nothing_half_written(path, cached, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         TextFile(path, 5, **SHORT).gold()
     assert not list(cached.rglob("*.*"))
+
+
+def test_processes_of_one_number_do_not_write_one_file_and_what_a_killed_one_left_goes(path, cached, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in two containers
+    expected, inner = stream(TextFile(path, 5, **SHORT).gold()), text_tokens._encoded
+    folder = next(cached.iterdir())
+    old, young = folder / "gold.npy.tmp1", folder / "gold.npy.tmp2"
+    for left in (old, young):
+        left.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    (folder / "tokens.json").unlink()
+
+    def overtaken(pieces, tokenizer):
+        yield from inner(pieces, tokenizer)
+        monkeypatch.setattr(text_tokens, "_encoded", inner)
+        assert stream(TextFile(path, 5, **SHORT).gold()) == expected  # another process is through before this one
+
+    monkeypatch.setattr(text_tokens, "_encoded", overtaken)
+    assert stream(TextFile(path, 5, **SHORT).gold()) == expected
+    assert {file.name for file in folder.iterdir()} == {"gold.npy", "reference.npy", "tokens.json", young.name}
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [([65_536], np.uint16), ([-1], np.uint16), ([2.5], np.int32), ([-3.0, 1.0], np.uint16), ([2**31], np.int32)],
+)
+def test_what_is_no_token_is_not_stored_as_another(values, dtype):
+    with pytest.raises(ValueError, match=r"the model sampled values from .* integers of the type u?int"):
+        encode(torch.tensor(values), np.dtype(dtype))
+    assert encode(torch.tensor([0.0, 7.0]), np.dtype(dtype)).tolist() == [0, 7]
 
 
 def test_vocabularies_beyond_16_bits_are_stored_as_int32(tmp_path):
@@ -266,8 +304,9 @@ def test_bad_input_is_one_sentence(tmp_path, content, given, sentence):
 
 
 def test_a_tokenizer_fitted_on_other_gold_is_refused_unless_fitted_again(path, tmp_path):
-    saved = tmp_path / "characters.json"
-    save_tokenizer(TextFile(path, 5, tokenizer="characters", held_out=str(path)).tokenizer, saved)
+    saved, other = tmp_path / "characters.json", tmp_path / "b.txt"
+    other.write_text("one\n")
+    save_tokenizer(TextFile(path, 5, tokenizer="characters", held_out=str(other)).tokenizer, saved)
     arguments = {**SHORT, "tokenizer": str(saved)}
     with pytest.raises(ValueError, match=r"was fitted on other gold .* or refit=true"):
         TextFile(path, 5, **arguments).gold()

@@ -191,6 +191,22 @@ def test_a_pretrained_tokenizer_keeps_its_own_end_of_a_text(tmp_path, bpe):
         Pretrained.read(tmp_path)
 
 
+def test_a_pretrained_tokenizer_neither_cuts_nor_fills_nor_ends_a_document(tmp_path, bpe):
+    package = pytest.importorskip("tokenizers")
+    model = package.Tokenizer.from_str(bpe.model)
+    model.add_special_tokens(["</s>"])  # token 279
+    model.enable_truncation(4)
+    model.enable_padding(length=64)
+    model.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text('{"eos_token_id": 279}')
+    found = Pretrained.read(tmp_path)
+    for text in ("low", "low</s>er", "lower " * 50):
+        assert found.encode(text).tolist() == bpe.encode(text).tolist()
+    (tmp_path / "config.json").write_text('{"eos_token_id": 280}')
+    with pytest.raises(ValueError, match="ends a text with token 280, and its tokenizer has 280; give eos_token"):
+        Pretrained.read(tmp_path)
+
+
 def test_without_the_package_the_way_out_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ValueError, match=r"needs the package tokenizers; pip install 'collapse\[hf\]'"):

@@ -234,6 +234,32 @@ def test_settings_are_recorded():
     assert other.sampler_settings == {"sampler": "ddim", "steps": 50, "spacing": "time", "eta": 0.5, "guidance": 1.5}
 
 
+def test_a_time_is_as_exact_as_its_noise_whatever_the_default_type():
+    """Weights of sixteen bits come with a default of sixteen bits, to which the knots' times would be rounded."""
+    asked = []
+    for default in (torch.float32, torch.bfloat16):
+        module = plane(path="flow", steps=5)
+        module.network = Constant(0.0)
+        torch.set_default_dtype(default)
+        try:
+            x = module.sample(3, generator(0))
+            value = module.heldout_loss(torch.ones(3, 2, dtype=torch.float32), times=3)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        asked.append([t for t, _ in module.network.asked] + [x, value])
+    torch.testing.assert_close(asked[1], asked[0], rtol=0, atol=0)
+
+
+def test_a_subclass_has_a_constructor_of_its_own():
+    class Small(Diffusion):
+        def __init__(self, hidden="few", rate=1e-2):
+            super().__init__((2,), network="mlp", hidden=8, layers=1, learning_rate=rate)
+
+    made_here = Small().twin()
+    assert made_here.network.body[0].out_features == 8
+    assert made_here.learning_rate == 1e-2
+
+
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 

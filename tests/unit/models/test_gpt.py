@@ -226,7 +226,6 @@ def test_a_chain_is_trained_to_predict_its_data():
         ({"prompt": -1}, "prompt = -1"),
         ({"prompt": 2, "document_start": True}, "only one of them"),
         ({"prompt": 2, "positions": "learned"}, "prompt = 2, .* use positions='rotary'"),
-        ({"sampling_precision": "bf16"}, "sampling_precision = 'bf16' .* did you mean 'bfloat16'"),
         ({"temperature": 0.0}, "temperature=0.0"),
         ({"top_k": 0}, "top_k=0"),
         ({"top_p": 1.5}, "top_p=1.5"),

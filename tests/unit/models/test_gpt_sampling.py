@@ -9,6 +9,7 @@ import torch
 from collapse.data import GaussianData, MarkovData
 from collapse.models import GPT
 from collapse.models.decoding import Decoding
+from collapse.nn.attention import rotations
 from collapse.nn.cache import KeyValueCache
 from collapse.seeding import generator, keyed_rng
 
@@ -129,14 +130,25 @@ def test_samples_have_the_frequencies_of_log_prob(decoding):
     assert abs(statistic - degrees) < SIGMAS * math.sqrt(2 * degrees)
 
 
-def test_bfloat16_samples_from_nearly_the_same_law():
-    exact, narrow = made(11, 12), made(11, 12, sampling_precision="bfloat16")
-    one, other = (gpt.sample(200, generator(4)) for gpt in (exact, narrow))
-    same = float((one[:, :4] == other[:, :4]).float().mean())
-    assert 0.8 < same < 1  # tokens differ where a uniform number lies within the rounding of the law
-    assert narrow.sampler_settings == {"precision": "bfloat16"}
+def test_autocast_samples_from_nearly_the_same_law():
+    gpt = made(11, 12)
+    exact = gpt.sample(200, generator(4))
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(exact.sample(200, generator(4)), one)  # whoever asks
+        narrow = gpt.sample(200, generator(4))
+    same = float((exact[:, :4] == narrow[:, :4]).float().mean())
+    assert 0.8 < same < 1  # tokens differ where a uniform number lies within the rounding of the law
+
+
+def test_positions_turn_alike_whatever_the_default_type():
+    expected = rotations(torch.arange(300), 8)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)  # as under precision=bf16-true
+        found = rotations(torch.arange(300), 8)
+    finally:
+        torch.set_default_dtype(before)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_settings_name_what_is_not_the_models_own_law():

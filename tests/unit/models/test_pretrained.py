@@ -196,6 +196,38 @@ def test_an_end_token_ends_nothing(gpt2, options):
     assert torch.equal(model.sample(7, generator(0), PROMPTS), torch.full((7, 12), END, dtype=torch.int32))
 
 
+@pytest.mark.parametrize("options", [{}, {"vocabulary": 40}, {"repetition_penalty": 2.0}], ids=str)
+def test_a_broken_model_is_not_sampled(folder, options):
+    model = made(folder, **options)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="NaN; lower the learning rate"):
+        model.sample(4, generator(0))
+
+
+def test_the_penalty_is_not_rounded_to_sixteen_bits(gpt2):
+    """Autocast's logits are widened before they are divided: the quotient has more digits than they have."""
+    model = made(gpt2, 2, repetition_penalty=1.3).eval()
+    laws = []
+    model.decoding = type("Watched", (), {"apply": lambda self, law: laws.append(law) or law})()
+    with torch.autocast("cpu", torch.bfloat16):
+        model.sample(3, generator(0))
+        with torch.no_grad():
+            logits = model.network(torch.full((3, 1), END)).logits[:, -1]
+    assert logits.dtype == torch.bfloat16
+    expected = repetition_penalty(logits.float(), torch.full((3, 1), END), 1.3).softmax(-1)
+    torch.testing.assert_close(laws[0], expected, rtol=1e-6, atol=0)
+
+
+def test_a_subclass_has_a_constructor_of_its_own(gpt2):
+    class Mine(PretrainedLM):
+        def __init__(self, folder):
+            super().__init__(folder, 12, prompt=5)
+
+    assert isinstance(Mine(str(gpt2)).conditions(text()), Prompts)
+
+
 def test_the_rows_at_a_time_have_no_part_in_the_draw(folder):
     whole = made(folder).sample(7, generator(0), PROMPTS)
     assert torch.equal(made(folder, sampling_batch=3).sample(7, generator(0), PROMPTS), whole)

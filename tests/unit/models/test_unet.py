@@ -244,7 +244,7 @@ def test_it_beats_the_best_linear_denoiser():
     with keyed_rng(0):
         net = UNet((1, 8, 8), width=32, multipliers=(1, 2), blocks=(1, 1))
         optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-        for _ in range(150):
+        for _ in range(200):
             x = train[torch.randint(len(train), (64,))]
             noise = torch.randn_like(x)
             optimizer.zero_grad()

@@ -175,6 +175,8 @@ def test_gaussian_draws_have_the_scale_and_images_are_clamped():
 def test_sampler_settings_name_the_bias():
     assert made().sampler_settings == {}
     assert made(harvest="mean").sampler_settings == {"harvest": "mean"}
+    assert made(likelihood="gaussian").sampler_settings == {"clamp": [0, 1]}
+    assert made((2,), likelihood="gaussian").sampler_settings == {}
 
 
 def test_twin_has_the_same_weights_under_the_same_key():

@@ -71,6 +71,33 @@ def test_gradients_can_be_clipped_under_any_precision(precision):
         assert moved > 1e-5, name  # a gradient of 1e-9 is below Adam's epsilon: its steps are a tenth
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"network": "conv"}, {"classes": 10}], ids=str)
+def test_weights_of_any_type_are_trained_and_sampled(settings, dtype):
+    """Rows of single precision meet them in a loss, and in an evaluation; everything outside is as wide as those."""
+    y = torch.arange(16) % 10 if "classes" in settings else None
+    vae, x = made(**{"hidden": 16, **settings}), torch.rand(16, 1, 8, 8, generator=generator(1))
+    found = []
+    for module in (vae, vae.twin().to(dtype)):
+        module.load_state_dict(vae.state_dict())
+        with keyed_rng(5):
+            outputs = module.outputs(batch_of(x)._replace(y=y))
+        outputs["loss"].mean().backward()
+        bound = module.elbo(x, y=y, generator=generator(2))
+        found.append([outputs["loss"].detach(), bound.detach(), module.sample(16, generator(3), y)])
+        assert {value.dtype for value in found[-1]} == {torch.promote_types(module.dtype, torch.float32)}
+    if dtype == torch.bfloat16:  # else the draws are others
+        torch.testing.assert_close(found[1][:2], found[0][:2], rtol=5e-3, atol=0)
+        assert not torch.equal(found[1][0], found[0][0])
+
+
+def test_a_chain_has_weights_of_sixteen_bits():
+    narrow, single = (chain_of(made(hidden=8), precision=precision) for precision in ("bf16-true", "32-true"))
+    assert {weight.dtype for weight in narrow.state(1).values()} == {torch.bfloat16}
+    for one, other in zip(narrow.records, single.records, strict=True):
+        assert one.metrics["train/loss"] == pytest.approx(other.metrics["train/loss"], rel=0.01)
+
+
 def test_the_memory_format_is_no_part_of_the_model():
     vae = made(**CONV)
     kernels = [parameter for parameter in vae.parameters() if parameter.ndim == 4]

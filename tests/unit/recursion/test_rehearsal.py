@@ -12,9 +12,13 @@ from collapse import (
     DataAccumulation,
     Gaussian,
     GaussianData,
+    GaussianMixtureData,
     Histogram,
+    MarkovData,
     RingOfGaussians,
 )
+from collapse.data import TextFile
+from collapse.models import GPT
 from collapse.recursion.rehearsal import rehearse
 
 RING = RingOfGaussians(rows=32)
@@ -75,3 +79,39 @@ def test_a_loss_is_one_number_per_row():
 
     with pytest.raises(ValueError, match=r"Summed returns a loss of shape \(\) for 2 rows of shape \(2,\)"):
         rehearse(Summed(shape=(2,), latent_dim=1, hidden=4, likelihood="gaussian"), RING, generations=1, samples=8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"prompt": 4}, "prompt = 4, but MarkovData has no text to begin with"),
+        ({"document_start": True}, "document_start = True, but MarkovData has no documents"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_samples_are_conditioned_on_is_there_before_anything_is_trained(settings, sentence):
+    model = GPT(2, 16, layers=1, heads=1, width=8, **settings)
+    with pytest.raises(ValueError, match=sentence):
+        rehearse(model, MarkovData(rows=8), generations=2, samples=8)
+
+
+def test_a_prompt_longer_than_the_held_out_text_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("x" * 100)
+    data = TextFile(tmp_path / "a.txt", 8)
+    rehearse(GPT(257, 8, layers=1, heads=1, width=8, prompt=11), data, generations=2, samples=8)
+    with pytest.raises(ValueError, match="held-out text has 11 tokens, fewer than one row of 12"):
+        rehearse(GPT(257, 8, layers=1, heads=1, width=8, prompt=12), data, generations=2, samples=8)
+    with pytest.raises(ValueError, match="vocabulary = 130, but the rows of TextFile have 257 tokens"):
+        rehearse(GPT(130, 8, layers=1, heads=1, width=8), data, generations=2, samples=8)
+
+
+def test_a_law_of_labels_is_that_of_golds_mixture():
+    class Asks(VAE):
+        def conditions(self, data):
+            seen.append(super().conditions(data).probabilities.tolist())
+
+    seen = []
+    data = GaussianMixtureData([0.5, 0.5], [[-4.0], [4.0]], rows=64)
+    rehearse(Asks((1,), 1, hidden=4, likelihood="gaussian", classes=2), data, generations=2, samples=8)
+    share = float(torch.as_tensor(data.gold().y).double().mean())
+    assert seen == [pytest.approx([1 - share, share])]
