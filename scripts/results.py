@@ -160,6 +160,11 @@ def cells(names: Sequence[str], seeds: int, out: Path, extra: Sequence[str] = ()
                 yield Cell(name, arm, seed, folder, (*COMMON, *family.settings, *own, *extra, f"seed={seed}"))
 
 
+def clock_of(cell: Cell) -> Path:
+    """Return the file that says how many seconds a chain took, beside its folder."""
+    return cell.folder.with_name(f"{cell.folder.name}.seconds")
+
+
 def chain(cell: Cell) -> Cell:
     """Run one chain, unless it has been run; how long it took stands beside its folder."""
     import torch
@@ -170,7 +175,7 @@ def chain(cell: Cell) -> Cell:
 
     torch.set_num_threads(1)
     quiet()
-    clock, begun = cell.folder.with_suffix(".seconds"), time.perf_counter()
+    clock, begun = clock_of(cell), time.perf_counter()
     before = float(clock.read_text()) if clock.exists() else None
     run(load(None, [*cell.settings, f"out={cell.folder}"]))
     if before is None:
@@ -205,7 +210,7 @@ def section(name: str, done: Sequence[Cell]) -> Section:
 def facts(done: Sequence[Cell], workers: int) -> dict[str, str]:
     """Return what the numbers may depend on, from the chains' own records, and what they cost."""
     found = [json.loads((cell.folder / "environment.json").read_text()) for cell in done]
-    seconds = [float(cell.folder.with_suffix(".seconds").read_text()) for cell in done]
+    seconds = [float(clock_of(cell).read_text()) for cell in done]
     packages = found[0]["packages"]
     return {
         "commit": ", ".join(sorted({environment["commit"] or "none" for environment in found})),
