@@ -106,6 +106,8 @@ class Diffusion(GenerativeModule):
         self.save_hyperparameters()
         if not shape or min(shape) < 1:
             raise ValueError(f"shape = {tuple(shape)} must be the sides of a row, at least one and each at least 1")
+        if min(hidden, layers) < 1:
+            raise ValueError(f"hidden = {hidden} and layers = {layers} must both be at least 1")
         self.shape, self.classes, self.images = tuple(shape), classes, len(shape) == 3
         self.path = chosen("path", path, PATHS)
         self.prediction = chosen("prediction", prediction, PREDICTIONS)

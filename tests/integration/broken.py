@@ -54,6 +54,8 @@ PAIRS = [
     ("data=zipf", "model=categorical", "model.categories=20000"),
     ("data=markov", "model=ngram"),
     ("data=pydoc_text", "model={name: NGram}"),
+    ("data=pydoc_text", "model=gpt/tiny"),
+    ("data=digits", "model=diffusion/tiny"),
     ("data=regression", "model=linear_regression"),
 ]
 """Compatible choices, all of a kind at least once."""

@@ -330,6 +330,7 @@ def test_a_chain_of_three_generations_on_digits(tmp_path):
         ({"spacing": "tim"}, "spacing = 'tim' .* did you mean 'time'"),
         ({"path": "flow", "prediction": "epsilon"}, "says nothing of the row .* use prediction = 'v'"),
         ({"steps": 0}, "steps = 0"),
+        ({"hidden": 0}, "hidden = 0 and layers = 3 must both"),
         ({"min_snr": 0.0}, "min_snr = 0.0 must be above 0"),
         ({"eta": 0.5}, "only sampler = 'ddim' takes it, not 'multistep'"),
         ({"sampler": "ddim", "eta": 1.5}, r"eta = 1.5 must lie in \[0, 1\]"),
