@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import shlex
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -160,13 +159,8 @@ def cells(names: Sequence[str], seeds: int, out: Path, extra: Sequence[str] = ()
                 yield Cell(name, arm, seed, folder, (*COMMON, *family.settings, *own, *extra, f"seed={seed}"))
 
 
-def clock_of(cell: Cell) -> Path:
-    """Return the file that says how many seconds a chain took, beside its folder."""
-    return cell.folder.with_name(f"{cell.folder.name}.seconds")
-
-
 def chain(cell: Cell) -> Cell:
-    """Run one chain, unless it has been run; how long it took stands beside its folder."""
+    """Run one chain, unless it has been run."""
     import torch
 
     from collapse.config import load
@@ -175,11 +169,7 @@ def chain(cell: Cell) -> Cell:
 
     torch.set_num_threads(1)
     quiet()
-    clock, begun = clock_of(cell), time.perf_counter()
-    before = float(clock.read_text()) if clock.exists() else None
     run(load(None, [*cell.settings, f"out={cell.folder}"]))
-    if before is None:
-        clock.write_text(f"{time.perf_counter() - begun:.1f}\n")
     return cell
 
 
@@ -207,18 +197,15 @@ def section(name: str, done: Sequence[Cell]) -> Section:
     return Section(name, family.title, commands, chains, floors(own[0]), family.metrics, family.claims)
 
 
-def facts(done: Sequence[Cell], workers: int) -> dict[str, str]:
-    """Return what the numbers may depend on, from the chains' own records, and what they cost."""
+def facts(done: Sequence[Cell]) -> dict[str, str]:
+    """Return what the numbers may depend on, from the chains' own records."""
     found = [json.loads((cell.folder / "environment.json").read_text()) for cell in done]
-    seconds = [float(clock_of(cell).read_text()) for cell in done]
     packages = found[0]["packages"]
     return {
         "commit": ", ".join(sorted({environment["commit"] or "none" for environment in found})),
         "versions": ", ".join(f"{name} {packages[name]}" for name in ("torch", "pytorch-lightning", "numpy")),
         "Python": found[0]["python"],
-        "machine": f"{found[0]['platform']}, {found[0]['cpus']} CPUs, one thread per chain, {workers} chains at a time",
-        "time": f"{sum(seconds) / 60:.0f} minutes of one thread for {len(done)} chains; the longest took "
-        f"{max(seconds) / 60:.1f}",
+        "machine": f"{found[0]['platform']}, {found[0]['cpus']} CPUs, one thread per chain",
     }
 
 
@@ -243,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     drawn.mkdir(parents=True, exist_ok=True)
     for part in sections:
         figure(part, drawn / f"results_{part.name}.svg")
-    options.page.write_text(page(sections, facts(done, options.workers), quick=options.quick))
+    options.page.write_text(page(sections, facts(done), quick=options.quick))
     print(options.page)
 
 

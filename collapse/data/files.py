@@ -32,7 +32,7 @@ __all__ = [
 
 
 _COUNTER = itertools.count()
-_TEMPORARY = re.compile(r".+\.(npy|json|jsonl|yaml|pt|ckpt|png)\.tmp\d+")
+_TEMPORARY = re.compile(r".+\.(npy|json|jsonl|yaml|pt|ckpt|png|txt)\.tmp\d+")
 
 
 def commit(path: Path, *parts: bytes | memoryview, durable: bool = True, mode: int | None = None) -> None:

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from collapse.data.discrete import cumulated
+from collapse.nn.precision import at_least_single
+
 __all__ = ["Decoding", "nucleus", "temperature", "top_k"]
 
 
@@ -120,6 +123,19 @@ class Decoding:
         if self.top_k is not None:
             probabilities = top_k(probabilities, self.top_k)
         return nucleus(probabilities, self.top_p)
+
+    def draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        r"""Draw a category from each law by inversion, :math:`\min\{i : q_0 + \dots + q_i > u\}`.
+
+        Args:
+            logits: Unnormalized log-probabilities before decoding, (n, K).
+            uniform: Uniform numbers u in [0, 1), (n, 1) float64, contiguous.
+
+        Returns:
+            (n, 1) int64 in [0, K); K where the logits hold a NaN.
+        """
+        law = self.apply(at_least_single(logits).softmax(-1))
+        return torch.searchsorted(cumulated(law.double()), uniform, right=True)
 
     @property
     def settings(self) -> dict[str, Any]:

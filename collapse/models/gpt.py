@@ -13,7 +13,6 @@ from einops import rearrange
 from torch import Tensor
 
 from collapse.arguments import chosen
-from collapse.data.discrete import cumulated
 from collapse.data.module import RecursiveDataModule
 from collapse.data.rows import Batch
 from collapse.models.conditions import Conditions, Prompts
@@ -170,7 +169,7 @@ class GPT(GenerativeModule):
         with self._as_written():
             for place in range(self.length):
                 logits, _ = self.network(tokens, cache)
-                tokens = self._draw(logits[:, -1], uniform[place, :, None])
+                tokens = self.decoding.draw(logits[:, -1], uniform[place, :, None])  # equation 3
                 rows[:, place] = tokens[:, 0]
         if bool((rows == self.vocabulary).any()):
             raise FloatingPointError("the model's probabilities are NaN; lower the learning rate or clip the gradients")
@@ -220,11 +219,6 @@ class GPT(GenerativeModule):
         logits, hidden = self.network(F.pad(tokens[:, :-1], (1, 0), value=self.vocabulary))
         flat = rearrange(at_least_single(logits), "b l v -> (b l) v")
         return -F.cross_entropy(flat, tokens.flatten(), reduction="none").view(tokens.shape), hidden
-
-    def _draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        """Return equation 3, int64 (n, 1), for logits (n, V) and uniform numbers (n, 1); V where there is a NaN."""
-        law = self.decoding.apply(at_least_single(logits).softmax(-1))
-        return torch.searchsorted(cumulated(law.double()), uniform, right=True)
 
     def _beginning(self, n: int, y: Tensor | None) -> Tensor:
         begin = torch.full((n, 1), self.vocabulary, device=self.device)

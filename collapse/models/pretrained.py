@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from collapse.data.discrete import cumulated
 from collapse.data.rows import Batch
 from collapse.distributed import gather_processes
 from collapse.models.conditions import Conditions, Prompts
@@ -244,8 +243,7 @@ class PretrainedLM(GenerativeModule):
         for column in uniform.split(1, 1):
             out = self.network(given, past_key_values=cache, use_cache=True, logits_to_keep=1)
             logits = repetition_penalty(at_least_single(out.logits[:, -1]), text, self.penalty)
-            law = self.decoding.apply(logits[:, : self.vocabulary].softmax(-1))
-            given = torch.searchsorted(cumulated(law.double()), column.contiguous(), right=True)
+            given = self.decoding.draw(logits[:, : self.vocabulary], column.contiguous())
             broken |= given == self.vocabulary  # where there is a NaN; no token, which the network could not take
             text, cache = torch.cat([text, given.clamp_(max=self.vocabulary - 1)], 1), out.past_key_values
         if bool(broken.any()):

@@ -81,6 +81,7 @@ def test_a_reader_sees_one_whole_content_or_another(tmp_path):
 def test_only_leftovers_are_removed(tmp_path):
     deep = tmp_path / "generations" / "gen_001"
     stale = [tmp_path / "run.json.tmp123", deep / "manifest.json.tmp9", tmp_path / "checkpoints" / "epoch-1.ckpt.tmp7"]
+    stale.append(tmp_path / "figures" / "samples_gen_000.txt.tmp4")
     kept = [
         tmp_path / "a.npy",
         deep / "notes.tmp",

@@ -70,6 +70,14 @@ def test_cached_and_uncached_tokens_are_the_same_with_learned_positions():
     assert torch.equal(gpt.sample(40, generator(9)).long(), uncached(gpt, uniform))
 
 
+@pytest.mark.parametrize("prompt", [0, 45, 90])
+def test_cached_and_uncached_tokens_are_the_same_while_the_memory_grows(prompt):
+    """A window of 70 is two blocks of memory and a part of a third."""
+    gpt, uniform = made(11, 70), torch.rand(70, 8, dtype=torch.float64, generator=generator(9))
+    prompts = torch.randint(11, (8, prompt), generator=generator(5)) if prompt else None
+    assert torch.equal(gpt.sample(8, generator(9), prompts).long(), uncached(gpt, uniform, prompts=prompts))
+
+
 def test_a_token_reaches_one_window_back_in_every_layer():
     gpt = made(11, 6, layers=1)
     text = torch.randint(11, (1, 20), generator=generator(1))

@@ -12,6 +12,7 @@ from collapse.data import Batch, MarkovData
 from collapse.data.generation import GenerationCallback
 from collapse.models import PretrainedLM
 from collapse.models.conditions import Prompts
+from collapse.models.decoding import Decoding
 from collapse.models.repetition import repetition_penalty
 from collapse.recursion import run_chain
 from collapse.seeding import Stream, generator, keyed_rng
@@ -210,7 +211,14 @@ def test_the_penalty_is_not_rounded_to_sixteen_bits(gpt2):
     """Autocast's logits are widened before they are divided: the quotient has more digits than they have."""
     model = made(gpt2, 2, repetition_penalty=1.3).eval()
     laws = []
-    model.decoding = type("Watched", (), {"apply": lambda self, law: laws.append(law) or law})()
+
+    class Watched(Decoding):
+        def apply(self, probabilities):
+            laws.append(probabilities)
+            return super().apply(probabilities)
+
+    model.decoding = Watched()
+    laws.clear()  # it tries itself when it is made
     with torch.autocast("cpu", torch.bfloat16):
         model.sample(3, generator(0))
         with torch.no_grad():
