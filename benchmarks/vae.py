@@ -6,6 +6,7 @@ import logging
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import torch
@@ -76,19 +77,13 @@ def on_the_pool(precision: str) -> Measured:
     return run
 
 
-def main(repeats: int = 5) -> list[tuple[str, str, str]]:
-    """Return (what, measured, wanted) rows: how many times as fast ours is."""
+def main(repeats: int = 5) -> Iterator[tuple[str, str, str]]:
+    """Yield (what, measured, wanted) rows: how many times as fast ours is."""
     if find_spec("pythae") is None:
-        return [("VAE / peers", "skipped: pythae not installed; pip install -e .[bench]", "a peer")]
+        yield "VAE / peers", "skipped: pythae not installed; pip install -e .[bench]", "a peer"
+        return
     torch.set_num_threads(2)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return measured(repeats)
-
-
-def measured(repeats: int) -> list[tuple[str, str, str]]:
-    """Return the rows."""
     previous = convolutional()[1]
     fresh = loop(convolutional, lambda: decoded(previous, 256, CONV_STEPS))
     comparisons = (
@@ -96,10 +91,10 @@ def measured(repeats: int) -> list[tuple[str, str, str]]:
         ("convolutional VAE / pythae", convolutional_step, pythae(CONV_STEPS), (1.1, 1.45)),
         ("Nature's VAE on its pool / decoding every batch", on_the_pool, fresh, (1.4, 2.4)),
     )
-    rows = []
     for what, step, peer, wanted in comparisons:
         for precision, least in zip(("32-true", "bf16-mixed"), wanted, strict=True):
-            result = alternate(step(precision), peer, repeats)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                result = alternate(step(precision), peer, repeats)
             shown = f"{1 / result.ratio:.2f}x ({result.ours * 1e3:.1f} / {result.other * 1e3:.1f} ms a step)"
-            rows.append((f"{what}, {precision}", shown, f">= {least}x"))
-    return rows
+            yield f"{what}, {precision}", shown, f">= {least}x"

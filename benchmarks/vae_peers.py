@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from collapse import Samples
 from collapse.data import RecursiveDataModule
-from collapse.nn import ConvDecoder, ConvEncoder
 from collapse.seeding import numpy_generator
 
 __all__ = [
@@ -91,9 +90,22 @@ def dense() -> tuple[nn.Module, nn.Module]:
 
 
 def convolutional() -> tuple[nn.Module, nn.Module]:
-    """Return the published convolutions as PyTorch makes them, without our memory format."""
-    layers = ConvEncoder(SHAPE, 2 * LATENT), ConvDecoder(LATENT, SHAPE)
-    encoder, decoder = (module.to(memory_format=torch.contiguous_format) for module in layers)
+    """Return the published convolutions with PyTorch's own layers."""
+    encoder = nn.Sequential(
+        nn.Conv2d(1, 64, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(64, 128, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(128 * 7 * 7, 2 * LATENT),
+    )
+    decoder = nn.Sequential(
+        nn.Linear(LATENT, 128 * 7 * 7),
+        nn.Unflatten(1, (128, 7, 7)),
+        nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(64, 1, 4, stride=2, padding=1),
+    )
     return encoder, decoder
 
 

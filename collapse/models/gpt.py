@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from collapse.arguments import chosen
 from collapse.data.module import RecursiveDataModule
@@ -18,6 +19,7 @@ from collapse.data.rows import Batch
 from collapse.models.conditions import Conditions, Prompts
 from collapse.models.decoding import Decoding
 from collapse.models.generative import GenerativeModule
+from collapse.models.sharding import is_sharded
 from collapse.nn.cache import KeyValueCache
 from collapse.nn.precision import at_least_single
 from collapse.nn.transformer import Transformer
@@ -166,9 +168,9 @@ class GPT(GenerativeModule):
         tokens = self._beginning(n, y)
         rows = torch.empty(n, self.length, dtype=torch.int32, device=tokens.device)
         cache = KeyValueCache(self.length)
-        with self._as_written():
+        with self._as_written(), self._narrowed() as network:
             for place in range(self.length):
-                logits, _ = self.network(tokens, cache)
+                logits, _ = network(tokens, cache)
                 tokens = self.decoding.draw(logits[:, -1], uniform[place, :, None])  # equation 3
                 rows[:, place] = tokens[:, 0]
         if bool((rows == self.vocabulary).any()):
@@ -235,6 +237,17 @@ class GPT(GenerativeModule):
     def _as_written(self) -> contextlib.AbstractContextManager[Any]:
         """Keep off the compiled network: a step of the sampler would be compiled for every length of the cache."""
         return torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def _narrowed(self) -> Iterator[nn.Module]:
+        """Give the network to sample with: in bf16 autocast one whose weights are narrow, so that nothing is cast."""
+        kind = self.device.type
+        narrow = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+        if not narrow or is_sharded(self):
+            yield self.network
+            return
+        with torch.autocast(kind, enabled=False):
+            yield copy.deepcopy(self.network).to(torch.bfloat16)
 
     def _fits(self, x: Tensor) -> bool:
         """Raise ValueError unless a batch holds rows of the model; asked once, as the answer waits for the device."""

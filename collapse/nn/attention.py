@@ -50,9 +50,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, view: View, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
         """Return equation 1 of (B, T, W), in that shape; with a cache, over the positions in it as well."""
-        qkv = rearrange(self.qkv(x), "b t (part h d) -> part b h t d", part=3, h=self.heads)
-        q, k = qkv[:2] if view.rotation is None else rotate(qkv[:2], *view.rotation)
-        v = qkv[2]
+        parts = rearrange(self.qkv(x), "b t (part h d) -> part b h t d", part=3, h=self.heads)
+        turned, values = parts.split((2, 1))  # whose gradients are put together, where an index would add them up
+        if view.rotation is not None:
+            turned = rotate(turned, *view.rotation)
+        (q, k), v = turned.unbind(), values.squeeze(0)
         if cache is not None and cache.length:
             k, v = cache.step(layer, k, v)
         elif cache is not None:
@@ -93,12 +95,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if q.device.type != "cpu":
         mask = None if mask is None else mask.to(q.dtype)
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and q.shape[2] > 1)
-    scale, heads = q.shape[-1] ** -0.5, q.shape[:2]
-    q, k, v = (part.flatten(0, 1) for part in (q, k, v))
-    if q.shape[1] == 1:  # one position: products of a matrix and a vector, which take the cache as it lies
-        scores = torch.bmm(k, q.transpose(1, 2)).transpose(1, 2) * scale
-        scores = scores if mask is None else scores + mask.to(scores.dtype)
-    else:  # a copy here is cheaper than what a product does with transposed keys that do not lie together
-        offset = q.new_zeros(()) if mask is None else mask.to(q.dtype)
-        scores = torch.baddbmm(offset, q, k.contiguous().transpose(1, 2), beta=0 if mask is None else 1, alpha=scale)
+    heads = q.shape[:2]
+    q, k, v = (part.flatten(0, 1) for part in (q * q.shape[-1] ** -0.5, k, v))
+    # Keys that lie together: a copy is cheaper than what a product does with a transposed view of others.
+    scores = torch.bmm(q, k.contiguous().transpose(1, 2))
+    scores = scores if mask is None else scores + mask.to(q.dtype)
     return torch.bmm(scores.softmax(-1), v).unflatten(0, heads)

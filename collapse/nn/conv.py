@@ -14,6 +14,8 @@ import torch
 from einops.layers.torch import Rearrange
 from torch import nn
 
+from collapse.nn.transposed import ConvTranspose2d
+
 __all__ = ["ConvDecoder", "ConvEncoder"]
 
 Shape = tuple[int, int, int]
@@ -84,7 +86,7 @@ class ConvDecoder(nn.Sequential):
         maps = pairwise(reversed((shape[0], *channels)))
         for (before, after), (small, large) in zip(maps, pairwise(reversed(sides)), strict=True):
             odd = (large[0] - 2 * small[0], large[1] - 2 * small[1])
-            layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, output_padding=odd), activation()]
+            layers += [ConvTranspose2d(before, after, 4, stride=2, padding=1, output_padding=odd), activation()]
         super().__init__(*layers[:-1])
         self.to(memory_format=torch.channels_last)
 

@@ -127,7 +127,7 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.length, x = cache.length + len(places), x[:, -1:]
         hidden = self.norm(x)
-        return F.linear(hidden, self.embedding.weight)[..., : self.vocabulary], hidden
+        return F.linear(hidden, self.embedding.weight[: self.vocabulary]), hidden
 
     def _view(self, places: Tensor, cache: KeyValueCache | None) -> View:
         rotation = rotations(places, self.head_width) if self.positions is None else None

@@ -78,6 +78,16 @@ def test_cached_and_uncached_tokens_are_the_same_while_the_memory_grows(prompt):
     assert torch.equal(gpt.sample(8, generator(9), prompts).long(), uncached(gpt, uniform, prompts=prompts))
 
 
+def test_in_bf16_autocast_a_copy_with_narrow_weights_samples_and_the_weights_stay():
+    gpt, before = made(11, 12), made(11, 12).state_dict()
+    with torch.autocast("cpu", torch.bfloat16):
+        rows = gpt.sample(200, generator(4))
+        assert torch.is_autocast_enabled("cpu")
+    assert torch.equal(rows, made(11, 12).to(torch.bfloat16).sample(200, generator(4)))
+    assert (rows == gpt.sample(200, generator(4))).float().mean() > 0.8  # one law, rounded
+    assert all(torch.equal(value, before[name]) for name, value in gpt.state_dict().items())
+
+
 def test_a_token_reaches_one_window_back_in_every_layer():
     gpt = made(11, 6, layers=1)
     text = torch.randint(11, (1, 20), generator=generator(1))
