@@ -18,13 +18,13 @@ from collapse.seeding import generator, keyed_rng
 
 PEERS = {"denoising_diffusion_pytorch": "denoising-diffusion-pytorch", "diffusers": "diffusers"}
 SHAPE, ROWS, STEPS, LEVELS = (1, 32, 32), 64, 3, 1000
-SIZES = {"width": 32, "multipliers": (1, 2, 4), "blocks": (2, 2, 5), "attention": 16}
+SIZES = {"width": 32, "multipliers": (1, 2, 3), "blocks": (1, 1, 10), "attention": 8}
 TOLERANCE = 0.02
 Measured = Callable[[], float]
 
 
 def ours() -> nn.Module:
-    """Return our network, 2.61 M parameters."""
+    """Return our network, shallow outside and deep inside as its presets are: 2.60 M parameters, as the others have."""
     return UNet(SHAPE, **SIZES)  # type: ignore[arg-type]
 
 
