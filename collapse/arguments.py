@@ -51,6 +51,10 @@ class Remembers:
         ]
         return f"{type(self).__name__}({', '.join(given)})"
 
+    def pinned(self) -> Mapping[str, Any]:
+        """Return arguments that make the object again where the given ones may not: its files may have changed."""
+        return {}
+
     def twin(self) -> Self:
         """Make the object again from the same arguments."""
         args, kwargs = self._arguments

@@ -19,7 +19,8 @@ EXPERIMENTS = names_in("experiment")
 IN_CLOSED_FORM = [name for name in EXPERIMENTS if "replicates" in load(name).config.model]
 FILED = {**dict.fromkeys(["mnist", "fashion_mnist", "cifar10", "ingested"], "root"), "text_file": "path"}
 """Data that need files -> what says where they are."""
-DATA_OF = {"vae": "digits", "diffusion": "digits", "gpt": "pydoc_text"}  # what a model's configs are tried on
+DATA_OF = {"vae": "digits", "diffusion": "digits", "gpt": "pydoc_text", "ngram": "markov"}
+"""What a model's configs are tried on."""
 
 
 def test_every_file_is_in_a_group_that_is_tested():

@@ -136,7 +136,7 @@ def build_model(config: ChainConfig, data: RecursiveDataModule) -> GenerativeMod
         shape = tuple(int(side) for side in data.gold().x.shape[1:])
         known: dict[str, Any] = {"shape": shape}
         if data.vocabulary is not None:
-            known |= {"vocabulary": data.vocabulary, "length": shape[0]}
+            known |= {"vocabulary": data.vocabulary, "length": shape[-1]}  # behind a replicate axis, if there is one
         arguments = {key: known[key] for key in known if key in wanted.constructor_parameters()} | arguments
     return typing.cast(GenerativeModule, _component("models", "model", arguments))
 

@@ -18,6 +18,7 @@ from collapse.config.tracking import finish_wandb, resolved_mode, wandb_logger
 from collapse.config.wandb_record import WandbRecord
 from collapse.data import RecursiveDataModule
 from collapse.mitigations import MitigationStack
+from collapse.models import GenerativeModule
 from collapse.recursion import Chain, StepCheckpoint, run_chain
 from collapse.recursion.checks import check_budget, check_module
 from collapse.recursion.lightning import SPAWNED_FAILED, last_words
@@ -46,8 +47,6 @@ def run(loaded: LoadedConfig) -> Chain:
         _check_names(config.wandb)
         data = build_data(config)
         rows = rows_of(data, config)
-        loaded = _pinned(loaded, data)
-        out = loaded.out
         samples = rows if config.samples_per_generation is None else config.samples_per_generation
         check_budget(
             generations=config.generations,
@@ -57,6 +56,8 @@ def run(loaded: LoadedConfig) -> Chain:
             steps_per_generation=config.steps_per_generation,
         )
         model, mitigations, options = build_model(config, data), build_mitigations(config), trainer_options(config)
+        loaded = _pinned(loaded, data, model)
+        out = loaded.out
         check_module(model, MitigationStack(mitigations))
         rehearse(model, data, mitigations, generations=config.generations, samples=samples)
         quiet = {"logger": False, "enable_checkpointing": False, "default_root_dir": out, "plugins": slurm_plugins()}
@@ -102,19 +103,17 @@ def run(loaded: LoadedConfig) -> Chain:
         finish_wandb(logger)
 
 
-def _pinned(loaded: LoadedConfig, data: RecursiveDataModule) -> LoadedConfig:
-    """Return the config with what its data are today: on data that have changed it is another one."""
-    fixed = data.pinned()
-    if not fixed:
-        return loaded
-    arguments = _merged(loaded.config.data, fixed)
-    config = dataclasses.replace(loaded.config, data=arguments)
-    return dataclasses.replace(loaded, config=config, tree={**loaded.tree, "data": arguments})
+def _pinned(loaded: LoadedConfig, data: RecursiveDataModule, model: GenerativeModule) -> LoadedConfig:
+    """Return the config with what the files of data and model are today: on others it is another config."""
+    fixed = {"data": _merged(loaded.config.data, data.pinned()), "model": _merged(loaded.config.model, model.pinned())}
+    config = dataclasses.replace(loaded.config, data=fixed["data"], model=fixed["model"])
+    return dataclasses.replace(loaded, config=config, tree={**loaded.tree, **fixed})
 
 
-def _merged(arguments: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
-    nested = {key: _merged(arguments[key], value) for key, value in fixed.items() if isinstance(value, Mapping)}
-    return {**arguments, **fixed, **nested}
+def _merged(arguments: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    given = arguments if isinstance(arguments, Mapping) else {"name": arguments}  # data within data, by their name
+    nested = {key: _merged(given[key], value) for key, value in fixed.items() if isinstance(value, Mapping)}
+    return {**given, **fixed, **nested}
 
 
 def _check_names(settings: WandbConfig) -> None:

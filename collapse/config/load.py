@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from collapse.config.errors import ConfigError, did_you_mean
+from collapse.config.layers import COMMAND, leaves, merge
 from collapse.config.reading import exists, parse_override, read_file, sentence_of, unusual
 from collapse.config.schema import ChainConfig
 
@@ -25,7 +26,6 @@ __all__ = ["LoadedConfig", "cells", "config_root", "load", "load_run", "names_in
 GROUPS = {"data": "data", "model": "model", "mitigation": "mitigations"}
 """Folder of config files -> the key that one of them sets."""
 
-COMPONENTS = ("data", "data.source", "model")
 MOST_CELLS = 10_000
 
 
@@ -51,9 +51,14 @@ class LoadedConfig:
 
     @property
     def essence(self) -> dict[str, Any]:
-        """What makes the run this run: everything but where its files lie, who reads them, and who watches."""
+        """What makes the run this run: everything but where its files lie, who reads them, and who watches.
+
+        A path is left out only where the SHA-256 of what lies there stands beside it, which a run writes down at its
+        start and holds the files to from then on.
+        """
         content = {key: value for key, value in self.tree.items() if key not in ("out", "wandb", "sweep")}
-        return {**content, "data": _without(content["data"], ("root", "num_workers"))}
+        parts = {"data": _placeless(content["data"], ("root", "num_workers")), "model": _placeless(content["model"])}
+        return content | parts
 
     @property
     def out(self) -> Path:
@@ -95,7 +100,7 @@ def load(config: str | None = None, overrides: Sequence[str] = ()) -> LoadedConf
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, content in layers:
-        _merge(tree, content, origin, origins)
+        merge(tree, content, origin, origins)
     return _checked(tree, origins)
 
 
@@ -165,7 +170,7 @@ def load_run(out: Path) -> LoadedConfig:
     tree = read_file(path)
     if not tree:
         raise ConfigError(f"{path} is empty: {out} is no run folder")
-    loaded = _checked(tree, dict.fromkeys(_leaves(tree), str(path)))
+    loaded = _checked(tree, dict.fromkeys(leaves(tree), str(path)))
     return dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, out=str(out)))
 
 
@@ -209,42 +214,14 @@ def _override_layers(override: str) -> Iterator[tuple[str, dict[str, Any]]]:
             raise ConfigError(f"{key}={value}: there is no such config{did_you_mean(value, known)}")
         yield from _file_layers(config_root() / key / f"{value}.yaml")
         return
-    yield "command line", parse_override(override)
+    yield COMMAND, parse_override(override)
 
 
-def _merge(
-    tree: dict[str, Any], layer: Mapping[str, Any], origin: str, origins: dict[str, str], prefix: str = ""
-) -> None:
-    for key, value in layer.items():
-        dotted = f"{prefix}{key}"
-        known = tree.get(key)
-        # Another class takes other arguments: a component whose name changes starts afresh.
-        renamed = dotted in COMPONENTS and isinstance(value, Mapping) and "name" in value
-        if (
-            isinstance(value, Mapping)
-            and isinstance(known, dict)
-            and not (renamed and value["name"] != known.get("name"))
-        ):
-            _merge(known, value, origin, origins, f"{dotted}.")
-            continue
-        for old in [name for name in origins if name == dotted or name.startswith(f"{dotted}.")]:
-            del origins[old]
-        tree[key] = value
-        origins.update(dict.fromkeys(_leaves({key: value}, prefix), origin))
-
-
-def _without(tree: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Leave out keys, at every level."""
-    kept = {key: value for key, value in tree.items() if key not in names}
-    return {key: _without(value, names) if isinstance(value, Mapping) else value for key, value in kept.items()}
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+def _placeless(tree: Mapping[str, Any], names: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Leave out, at every level, keys of these names, and a path beside the hash of its content."""
+    aside = (*names, "path") if tree.get("sha256") else names
+    kept = {key: value for key, value in tree.items() if key not in aside}
+    return {key: _placeless(value, names) if isinstance(value, Mapping) else value for key, value in kept.items()}
 
 
 def _checked(tree: dict[str, Any], origins: dict[str, str]) -> LoadedConfig:
@@ -261,7 +238,7 @@ def _checked(tree: dict[str, Any], origins: dict[str, str]) -> LoadedConfig:
     if not isinstance(config, ChainConfig) or not isinstance(resolved, dict):
         raise ConfigError("the config does not describe a chain")
     plain = {str(key): value for key, value in resolved.items()}
-    return LoadedConfig(config, plain, {leaf: origins.get(leaf, "default") for leaf in _leaves(plain)})
+    return LoadedConfig(config, plain, {leaf: origins.get(leaf, "default") for leaf in leaves(plain)})
 
 
 def _check_keys(tree: Mapping[str, Any], schema: Any, origins: dict[str, str], prefix: str = "") -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from collapse.data.module import RecursiveDataModule
 from collapse.data.rows import Origin, Samples
+from collapse.data.text.tokenizers import Tokenizer
 from collapse.seeding import Stream, numpy_generator
 
 __all__ = ["Contaminated"]
@@ -110,6 +111,11 @@ class Contaminated(RecursiveDataModule):
     def document(self) -> int | None:  # type: ignore[override]
         """The token that ends a document of the source."""
         return self.clean.document
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:  # type: ignore[override]
+        """What made tokens of the source's text."""
+        return self.clean.tokenizer
 
     def gold(self) -> Samples:
         """Return the rows of the source, those that leaked in place of others."""

@@ -176,6 +176,9 @@ class MarkovData(DrawnData):
         replicates: R experiments side by side, rows of shape (R, L); None for one experiment, rows of shape (L,).
         reference_rows, seed, batch_size, num_workers: As in ``CategoricalData``.
 
+    Attributes:
+        vocabulary: V.
+
     Raises:
         ValueError: If an argument is outside its range, or the stationary law is asked for and there are several.
     """
@@ -201,6 +204,7 @@ class MarkovData(DrawnData):
         self.transition = laws("transition", transition, axes=2)
         if len(self.transition) != self.transition.shape[1]:
             raise ValueError(f"transition must be a square matrix, got {tuple(self.transition.shape)}")
+        self.vocabulary = len(self.transition)
         self.initial = stationary_law(self.transition) if initial is None else laws("initial", initial, axes=1)
         if len(self.initial) != len(self.transition):
             raise ValueError(f"initial has {len(self.initial)} probabilities for {len(self.transition)} tokens")

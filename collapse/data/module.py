@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -19,6 +19,9 @@ from collapse.data.loading import GenerationLoader, TrainingSet, TrainingSource
 from collapse.data.pool import DataPool
 from collapse.data.rows import Batch, Origin, Samples, provenance
 from collapse.seeding import Stream, key, keyed_rng
+
+if TYPE_CHECKING:
+    from collapse.data.text.tokenizers import Tokenizer
 
 __all__ = ["AdoptedData", "RecursiveDataModule"]
 
@@ -35,8 +38,9 @@ class RecursiveDataModule(Remembers, pl.LightningDataModule, abc.ABC):
 
     Attributes:
         classes: Number of classes of the labels; None when the data have none.
-        vocabulary: Number of tokens; None when rows are not text.
+        vocabulary: Number of tokens; None when rows are no sequences of tokens.
         document: The token that ends a document of the text; None when there is none.
+        tokenizer: What made tokens of the text; None when rows are not text, or tokens from the start.
         replicates: R when every row holds R independent experiments (rows of shape (R, ...)); None otherwise.
         source: Who decides what comes next; set by ``RecursiveTrainer``.
     """
@@ -45,6 +49,7 @@ class RecursiveDataModule(Remembers, pl.LightningDataModule, abc.ABC):
     classes: int | None = None
     vocabulary: int | None = None
     document: int | None = None
+    tokenizer: Tokenizer | None = None
     replicates: int | None = None
 
     def __init__(self, batch_size: int | None = 128, num_workers: int = 0) -> None:
@@ -75,10 +80,6 @@ class RecursiveDataModule(Remembers, pl.LightningDataModule, abc.ABC):
     def prompts(self, length: int) -> Tensor | None:
         """Return (M, length) int64 tokens of held-out real text, to begin samples with; None when rows are not text."""
         return None
-
-    def pinned(self) -> Mapping[str, Any]:
-        """Return arguments that make these rows again where the given ones may not: their files may have grown."""
-        return {}
 
     def attach(self, source: TrainingSource, module: pl.LightningModule) -> None:
         """Serve what ``source`` says from now on, to ``module``."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Conditions", "LabelLaw", "Prompts", "one_hot"]
+__all__ = ["Conditions", "LabelLaw", "Prompts", "check_classes", "one_hot"]
 
 
 class Conditions(Protocol):
@@ -122,7 +122,8 @@ class Prompts:
 def one_hot(y: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Write labels as unit vectors; -1, no label, becomes zero.
 
-    Unlike torch's function of that name it takes -1, and never waits for the device.
+    Unlike torch's function of that name it takes -1, and never waits for the device. So it cannot refuse a label beyond
+    the classes either, which becomes zero, too: ``check_classes`` does, where waiting costs nothing.
 
     Args:
         y: (B,) int64 labels in [-1, classes).
@@ -133,3 +134,22 @@ def one_hot(y: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tens
         (B, K).
     """
     return (y[:, None] == torch.arange(classes, device=y.device)).to(dtype)
+
+
+def check_classes(y: Tensor | None, classes: int | None) -> None:
+    """Raise ValueError unless labels are those of a model's classes; the answer waits for the device.
+
+    Args:
+        y: (B,) labels; None for none, of which there is nothing to say.
+        classes: Number K of the model's classes; None for a model without.
+    """
+    if y is None or classes is None:
+        return
+    if y.ndim != 1 or y.is_floating_point():
+        raise ValueError(f"y of shape {tuple(y.shape)} and type {y.dtype} holds no labels; give one integer per row")
+    low, high = (int(bound) for bound in y.aminmax()) if len(y) else (0, 0)
+    if low < -1 or high >= classes:
+        raise ValueError(
+            f"y holds labels from {low} to {high}, and a model with classes = {classes} knows 0 to {classes - 1}, and "
+            "-1 for no label; number the classes from 0, and give classes as many"
+        )

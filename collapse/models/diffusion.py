@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from collapse.arguments import chosen
 from collapse.data.rows import Batch
-from collapse.models.generative import GenerativeModule
+from collapse.models.conditions import check_classes
+from collapse.models.generative import GenerativeModule, check_rows
 from collapse.models.noising import PATHS, PREDICTIONS, min_snr_weight
 from collapse.models.solvers import SOLVERS, SPACINGS, knots
 from collapse.nn.denoiser import MLPDenoiser
@@ -176,7 +177,7 @@ class Diffusion(GenerativeModule):
         address = int(torch.randint(1 << 62, ())) if self.clock is None else self.clock.key(Stream.NOISE)
         t, kept = row_uniform(key(address, 0), rows, 2).unbind(1)
         noise = row_normal(key(address, 1), rows, self.shape)
-        return self.error(batch.x, t, noise, self._some_labels(batch.y, kept))
+        return self.error(batch.x, t, noise, self._some_labels(self.labels_of(batch), kept))
 
     def error(self, x: Tensor, t: Tensor, noise: Tensor, y: Tensor | None = None) -> Tensor:
         """Return equation 2 at given times and noises.
@@ -189,7 +190,11 @@ class Diffusion(GenerativeModule):
 
         Returns:
             (B,), in single precision at least.
+
+        Raises:
+            ValueError: If the rows are no real numbers (tokens, say), or have another shape.
         """
+        check_rows(x, self.shape, type(self).__name__)
         row, noise = x.to(self._wide), noise.to(self._wide)
         if self.images:
             row = 2 * row - 1
@@ -214,6 +219,7 @@ class Diffusion(GenerativeModule):
         """
         if times < 1:
             raise ValueError(f"times = {times}, but the loss is a mean over times; use at least 1")
+        check_classes(y, self.classes)
         places = torch.arange(len(x), device=x.device)
         total = torch.zeros(len(x), device=x.device, dtype=self._wide)
         for index in range(times):
@@ -279,9 +285,9 @@ class Diffusion(GenerativeModule):
 
     def _some_labels(self, y: Tensor | None, kept: Tensor) -> Tensor | None:
         """Return the labels without those that a row's number is too small for."""
-        if self.classes is None or y is None:
-            return None
-        return torch.where(kept > self.label_dropout, y, -1) if self.label_dropout else y
+        if y is None or not self.label_dropout:
+            return y
+        return torch.where(kept > self.label_dropout, y, -1)
 
     def _check_labels(self, y: Tensor | None) -> None:
         if self.classes is None and y is not None:
@@ -291,3 +297,4 @@ class Diffusion(GenerativeModule):
                 f"y is None, but the network has seen labels of {self.classes} classes with every row; give y, or "
                 "train with label_dropout"
             )
+        check_classes(y, self.classes)

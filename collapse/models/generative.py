@@ -17,11 +17,11 @@ from collapse.data.loading import GenerationLoader
 from collapse.data.module import RecursiveDataModule
 from collapse.data.rows import Batch
 from collapse.distributed import gather_processes, own_share, processes
-from collapse.models.conditions import Conditions, LabelLaw
+from collapse.models.conditions import Conditions, LabelLaw, check_classes
 from collapse.models.sharding import is_sharded, shard
 from collapse.seeding import Clock, Stream, generator, reseed
 
-__all__ = ["GenerativeModule", "Objective", "RowWeights", "SampleFn", "sampling"]
+__all__ = ["GenerativeModule", "Objective", "RowWeights", "SampleFn", "check_rows", "sampling"]
 
 
 class SampleFn(Protocol):
@@ -87,6 +87,7 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
     weight_decay: float = 0.0
     classes: int | None = None
     clock: Clock | None = None
+    _labels_met: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,6 +139,19 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
     def outputs(self, batch: Batch) -> Mapping[str, Tensor]:
         """Return ``{"loss": (B,)}`` and whatever the module ``exposes``, all from one forward pass."""
         return {"loss": self.loss(batch)}
+
+    def labels_of(self, batch: Batch) -> Tensor | None:
+        """Return the labels that a model with classes trains on, (B,); None without classes, or if no row has a label.
+
+        Raises:
+            ValueError: If some of the first batch are no classes of the model. Of later ones it is not asked, as the
+                answer waits for the device.
+        """
+        y = None if self.classes is None else batch.y
+        if y is not None and not self._labels_met:
+            check_classes(y, self.classes)
+            self._labels_met = True
+        return y
 
     @property
     def sampler_settings(self) -> dict[str, Any]:
@@ -224,6 +238,26 @@ class GenerativeModule(Remembers, pl.LightningModule, abc.ABC):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+
+def check_rows(x: Tensor, shape: tuple[int, ...], model: str) -> None:
+    """Raise ValueError unless rows are real numbers of the shape that a model was made for; never waits for the device.
+
+    Args:
+        x: (B, *S) rows.
+        shape: S of the model.
+        model: Its name.
+    """
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{model} takes no rows of shape {tuple(x.shape[1:])} and type {x.dtype}, as it models real numbers; use "
+            "GPT or NGram for tokens, or turn counts and bits into floating point"
+        )
+    if x.shape[1:] != shape:
+        raise ValueError(
+            f"{model} takes no rows of shape {tuple(x.shape[1:])}, as it was made for shape = {shape}; give it that of "
+            "the data"
+        )
 
 
 @contextlib.contextmanager

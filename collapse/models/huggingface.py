@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from collapse.data.text import Pretrained
-from collapse.data.text.module import TextData
 
 if TYPE_CHECKING:
     from collapse.data.module import RecursiveDataModule
@@ -161,7 +160,7 @@ def begin_token(config: Any) -> int:
 
 def check_tokenizer(folder: Path, data: RecursiveDataModule) -> None:
     """Raise ValueError if data are text in other tokens than those of the model in a folder, as far as it has any."""
-    if not isinstance(data, TextData) or not (folder / "tokenizer.json").is_file():
+    if data.tokenizer is None or not (folder / "tokenizer.json").is_file():
         return
     if data.tokenizer.identity != Pretrained.read(folder).identity:
         raise ValueError(

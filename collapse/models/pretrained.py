@@ -84,6 +84,8 @@ class PretrainedLM(GenerativeModule):
         Zhang et al., "OPT: Open Pre-trained Transformer Language Models", 2022, arXiv:2205.01068.
     """
 
+    incidental = frozenset({"path"})  # what lies there is told by its digest
+
     def __init__(
         self,
         path: str,
@@ -149,12 +151,16 @@ class PretrainedLM(GenerativeModule):
     @property
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments by name, the digest of what was read among them."""
-        return {**super().arguments, "sha256": self.sha256}
+        return {**super().arguments, **self.pinned()}
+
+    def pinned(self) -> Mapping[str, Any]:
+        """Return the digest of what was read, without which the folder may hold another model by now."""
+        return {"sha256": self.sha256}
 
     def twin(self) -> Self:
         """Make the module again, of the same bytes."""
         args, kwargs = self._arguments
-        return type(self)(*args, **{**kwargs, "sha256": self.sha256})
+        return type(self)(*args, **{**kwargs, **self.pinned()})
 
     def conditions(self, data: RecursiveDataModule) -> Conditions | None:
         """Return the law of the prompts, uniform over held-out real text; None without prompts.
@@ -271,9 +277,13 @@ class PretrainedLM(GenerativeModule):
         neutral = {"prompt": 0, "beams": 1, "repetition_penalty": 1.0}
         return {name: value for name, value in given.items() if value != neutral[name]} | self.decoding.settings
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW with ``learning_rate`` and ``weight_decay``."""
-        return torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
+        optimizer._step_supports_amp_scaling = False  # as in GenerativeModule
+        return optimizer
 
 
 def check_least(least: int, values: Mapping[str, float]) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from collapse.arguments import chosen
 from collapse.data.rows import Batch
-from collapse.models.conditions import one_hot
-from collapse.models.generative import GenerativeModule
+from collapse.models.conditions import check_classes, one_hot
+from collapse.models.generative import GenerativeModule, check_rows
 from collapse.models.likelihoods import BernoulliLikelihood, GaussianLikelihood, Likelihood
 from collapse.nn import MLP, ConvDecoder, ConvEncoder, at_least_single
 
@@ -151,7 +151,12 @@ class VAE(GenerativeModule):
             self.decoder.compile()
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of q(z | x, y), both (B, latent_dim), for rows (B, *S) and labels (B,)."""
+        """Return mean and log-variance of q(z | x, y), both (B, latent_dim), for rows (B, *S) and labels (B,).
+
+        Raises:
+            ValueError: If the rows are no real numbers (tokens, say), or have another shape.
+        """
+        check_rows(x, self.shape, type(self).__name__)
         labels, x = self._labels(y), x.to(self._narrow)
         if labels is not None:
             x = x + self.offset(labels).view_as(x)  # equation 4
@@ -173,9 +178,9 @@ class VAE(GenerativeModule):
         Returns:
             "loss" (B,), "reconstruction" (B,) = -log p(x | z) and "kl" (B,) in nats; "latent" (B, latent_dim).
         """
+        y = self.labels_of(batch)
+        mu, log_variance = self.encode(batch.x, y)
         x = batch.x.to(self._wide)  # nothing to do but for float64 data
-        y = None if self.classes is None else batch.y
-        mu, log_variance = self.encode(x, y)
         z = torch.addcmul(mu, torch.exp(0.5 * log_variance), torch.randn_like(mu))  # equation 1
         reconstruction, kl = self._reconstruction(z, x, y), divergence(mu, log_variance)
         loss = torch.add(reconstruction, kl, alpha=self.beta)  # equation 3
@@ -197,6 +202,7 @@ class VAE(GenerativeModule):
         """
         if samples < 1:
             raise ValueError(f"samples = {samples}, but the bound is a mean over draws of z; use at least 1")
+        check_classes(y, self.classes)
         mu, log_variance = self.encode(x, y)
         sigma, total = torch.exp(0.5 * log_variance), torch.zeros_like(mu[:, 0])
         for _ in range(samples):
@@ -217,8 +223,10 @@ class VAE(GenerativeModule):
             (n, *S); images clamped to [0, 1].
 
         Raises:
-            ValueError: If the model is conditioned on labels and there are none, or the other way round.
+            ValueError: If the model is conditioned on labels and there are none, or the other way round, or if some are
+                of none of its classes.
         """
+        check_classes(y, self.classes)
         z = torch.randn(n, self.latent_dim, generator=generator, device=self.device, dtype=self._wide)
         x = self.harvest.emit(self.likelihood, self.decode(z, y), generator)
         return x.clamp(0, 1) if self.clamps else x

@@ -38,7 +38,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
             narrow = torch.get_autocast_dtype("cpu")
             x, weight, bias = x.to(narrow), weight.to(narrow), None if bias is None else bias.to(narrow)
         y = self._patches(x, weight) if self.out_channels < FEW else Adjoint.apply(x, weight, *self._geometry(x))
-        return y if bias is None else y.add_(bias.to(y.dtype)[:, None, None])
+        return y if bias is None else y.add_(bias[:, None, None])
 
     def _geometry(self, x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Return sides of the result, stride and padding."""
@@ -55,7 +55,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         sides, stride, padding = self._geometry(x)
         patches = x.permute(0, 2, 3, 1).flatten(1, 2) @ weight.flatten(1)
         wide = torch.promote_types(patches.dtype, torch.float32)  # patches overlap: sums need more than 16 bits
-        return F.fold(patches.to(wide).mT, sides, _pair(self.kernel_size), 1, padding, stride)  # equation 2
+        y = F.fold(patches.to(wide).mT, sides, _pair(self.kernel_size), 1, padding, stride)  # equation 2
+        return y.to(patches.dtype)
 
 
 class Adjoint(torch.autograd.Function):

@@ -16,12 +16,32 @@ from collapse.data.rows import Origin, encode, provenance
 from collapse.data.store import GenerationStore, StoreError
 from collapse.mitigations.stack import MitigationStack
 from collapse.models.generative import GenerativeModule, sampling
+from collapse.models.sharding import full_state
 from collapse.recursion.curation import curate_chunks
 from collapse.recursion.lightning import together
 from collapse.recursion.sampling import ConditionedSampler, state_digest, turns
 from collapse.seeding import Stream
 
-__all__ = ["check_replicas", "harvest", "write_samples"]
+__all__ = ["check_replicas", "harvest", "keep", "write_samples"]
+
+
+def keep(trainer: pl.Trainer, module: Any, generation: Generation, *, store: GenerationStore, weights: bool) -> None:
+    """Write which rows a generation was trained on and, if they are wanted, the weights it ended with.
+
+    Every process calls: sharded weights are gathered.
+
+    Args:
+        trainer: The running trainer.
+        module: The trained module.
+        generation: The generation it was trained in.
+        store: Where they go.
+        weights: Whether to keep the weights.
+    """
+    with together(trainer):
+        if trainer.is_global_zero and generation.rows is not None:
+            store.write_training_set(generation.index, generation.rows)
+        if weights and (state := full_state(module, keep=trainer.is_global_zero)) is not None:
+            store.write_state(generation.index, state)
 
 
 def harvest(

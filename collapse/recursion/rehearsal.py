@@ -23,7 +23,7 @@ from collapse.recursion.checks import check_labels
 from collapse.recursion.composition import compose
 from collapse.recursion.reinitialize import twin_of
 
-__all__ = ["rehearse"]
+__all__ = ["rehearse", "rehearse_conditions"]
 
 FEW = 2  # rows that a network is tried on
 MANY = 1 << 16  # rows that an estimator is tried on at a time
@@ -55,26 +55,67 @@ def rehearse(
             takes no such rows.
     """
     check_labels(module, data)
-    stack, gold = MitigationStack(mitigations), data.gold()
+    stack, gold = MitigationStack(mitigations), _unsampled(data)
+    first = Generation(0, generations, 0, samples, gold)
+    for gate in (one for one in stack if isinstance(one, Gate)):
+        gate.check(first, data.replicates)
+    first = compose(first, stack, data.replicates, data.classes)
+    if generations > 1:
+        again = np.broadcast_to(gold.stored(np.zeros(1, np.int64)), (samples, *gold.row_shape))
+        made = DataPool([again], [provenance(samples, origin=Origin.SYNTHETIC, generation=1)], gold)
+        compose(Generation(1, generations, 0, samples, made), stack, data.replicates)
+    if isinstance(module, GenerativeModule):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            _conditions(_tried(module, gold, len(data.gold())), data, first)
+
+
+def rehearse_conditions(
+    module: pl.LightningModule,
+    data: RecursiveDataModule,
+    mitigations: Iterable[Mitigation] = (),
+    *,
+    generations: int,
+    samples: int,
+) -> None:
+    """Look whether there is what a module's samples are conditioned on: the first of them are a generation away.
+
+    The part of ``rehearse`` that every chain begins with. Generation 0 is composed, for the law of its labels; not for
+    a module that is conditioned on nothing.
+
+    Args:
+        module, data, mitigations, generations, samples: As in ``rehearse``.
+
+    Raises:
+        ValueError: If there is not.
+    """
+    if not isinstance(module, GenerativeModule):
+        return
+    if module.classes is None and type(module).conditions is GenerativeModule.conditions:
+        return
+    first = Generation(0, generations, 0, samples, _unsampled(data))
+    first = compose(first, MitigationStack(mitigations), data.replicates, data.classes)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        _conditions(module, data, first)
+
+
+def _unsampled(data: RecursiveDataModule) -> DataPool:
+    """Return the pool of a chain that has sampled nothing yet, in memory: gold, and what came with it."""
+    gold = data.gold()
     rows = gold.x if isinstance(gold.x, MappedArray) else finite(np.asarray(gold.x), 0)
     parts = [(rows, provenance(len(gold), origin=Origin.REAL, generation=0, y=gold.y))]
     for origin, held in data.held().items():
         records = provenance(len(held), origin=origin, generation=HELD, y=held.y)
         parts.append((held.x if isinstance(held.x, MappedArray) else np.asarray(held.x), records))
-    pool = DataPool(*zip(*parts, strict=True))
-    first = Generation(0, generations, 0, samples, pool)
-    for gate in (one for one in stack if isinstance(one, Gate)):
-        gate.check(first, data.replicates)
-    first = compose(first, stack, data.replicates, data.classes)
-    if generations > 1:
-        again = np.broadcast_to(pool.stored(np.zeros(1, np.int64)), (samples, *rows.shape[1:]))
-        made = DataPool([again], [provenance(samples, origin=Origin.SYNTHETIC, generation=1)], pool)
-        compose(Generation(1, generations, 0, samples, made), stack, data.replicates)
-    if isinstance(module, GenerativeModule):
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            twin = _tried(module, pool, len(gold))
-            twin.training_facts = first.training_facts
-            twin.conditions(data)  # of its first samples, which are a generation away
+    return DataPool(*zip(*parts, strict=True))
+
+
+def _conditions(module: GenerativeModule, data: RecursiveDataModule, first: Generation) -> None:
+    """Ask a module for the law of its conditions, as if it had been trained in generation 0; it stays as it is."""
+    before, module.training_facts = module.training_facts, first.training_facts
+    try:
+        module.conditions(data)
+    finally:
+        module.training_facts = before
 
 
 def _tried(module: GenerativeModule, pool: DataPool, rows: int) -> Any:

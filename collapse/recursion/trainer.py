@@ -16,12 +16,11 @@ from collapse.data.store import GenerationStore
 from collapse.mitigations.mitigation import Mitigation
 from collapse.mitigations.stack import MitigationStack
 from collapse.models.generative import GenerativeModule
-from collapse.models.sharding import full_state
 from collapse.recursion.agreement import agree_on_gold, verify_pools
 from collapse.recursion.checks import check_budget, check_loader, check_module, check_trainer, generations_kept
 from collapse.recursion.composition import compose, recorded
 from collapse.recursion.early_stopping import GenerationEarlyStopping
-from collapse.recursion.harvest import harvest
+from collapse.recursion.harvest import harvest, keep
 from collapse.recursion.identity import claim_folder
 from collapse.recursion.ledger import Ledger
 from collapse.recursion.lightning import (
@@ -36,6 +35,7 @@ from collapse.recursion.logging import define_axes, log_epoch, log_generation
 from collapse.recursion.nonfinite import LossWatch
 from collapse.recursion.observing import SharedSampler, observe
 from collapse.recursion.position import Position
+from collapse.recursion.rehearsal import rehearse_conditions
 from collapse.recursion.reinitialize import check_initialization, reinitialize
 from collapse.seeding import Clock, Stream, reseed
 
@@ -146,6 +146,9 @@ class RecursiveTrainer(pl.Callback):
         self._replicates, self._classes = data.replicates, data.classes
         self._start_over()  # a checkpoint's state is loaded after this
         with together(trainer):
+            rehearse_conditions(
+                pl_module, data, mitigations, generations=self.generations, samples=self.samples_per_generation
+            )
             if trainer.is_global_zero:
                 self._config = claim_folder(self, pl_module, data, trainer)
         self._at.manifests = [agree_on_gold(trainer, self.store, data)]
@@ -235,11 +238,7 @@ class RecursiveTrainer(pl.Callback):
             return
         generation = self.compose(self.generation)
         self.stack.finalize(module, generation)
-        with together(trainer):
-            if trainer.is_global_zero and generation.rows is not None:
-                self.store.write_training_set(generation.index, generation.rows)
-            if generation.index in self.kept and (state := full_state(module, keep=trainer.is_global_zero)) is not None:
-                self.store.write_state(generation.index, state)
+        keep(trainer, module, generation, store=self.store, weights=generation.index in self.kept)
         self._at.pending = harvest(
             trainer,
             module,

@@ -100,7 +100,8 @@ def test_a_twin_is_made_by_the_same_path(model):
         twin = model.twin()
     assert all(torch.equal(one, other) for one, other in zip(twin.parameters(), model.parameters(), strict=True))
     assert twin.describe() == model.describe()
-    assert type(eval(model.describe(), vars(collapse.models))) is type(model)
+    if not model.incidental:  # a description tells what is read by its digest, not where it lies
+        assert type(eval(model.describe(), vars(collapse.models))) is type(model)
 
 
 def test_saves_and_loads(trained):

@@ -131,7 +131,7 @@ class TextData(RecursiveDataModule):
         return self.tokenizer.decode(np.asarray(torch.as_tensor(tokens).cpu()))
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> Tokenizer:  # type: ignore[override]
         """The tokenizer; ``collapse.data.text.save_tokenizer`` writes it to a file."""
         return self._tokens.tokenizer
 

@@ -75,6 +75,23 @@ def test_a_model_takes_the_shape_of_the_rows():
     assert gaussian.ddof == 0
 
 
+def test_a_model_takes_the_tokens_of_the_rows():
+    text = model_of(config("data=pydoc_text", "data.length=32", "model=ngram"))
+    assert text.describe() == "NGram(vocabulary=257, length=32, smoothing=0.01)"
+    chain = model_of(config("data=markov", "model=ngram", "model.smoothing=0"))
+    assert chain.describe() == "NGram(vocabulary=2, length=16)"
+    wide = "data={name: MarkovData, transition: [[0, 1, 0], [0, 0, 1], [1, 0, 0]], length: 5, replicates: 7}"
+    model = model_of(config(wide, "model=ngram", "model.replicates=7"))
+    assert (model.vocabulary, model.length, model.replicates) == (3, 5, 7)  # not as long as there are replicates
+    given = model_of(config("data=markov", "model=ngram", "model.vocabulary=9", "model.length=15"))
+    assert (given.vocabulary, given.length) == (9, 15)
+
+
+def test_a_model_of_tokens_needs_data_that_are():
+    message = refusal(model_of, "data=gaussian", "model=ngram")
+    assert message == "model: NGram needs 'vocabulary'; give vocabulary=VALUE"
+
+
 def config_model(shape, **arguments):
     """The VAE of configs/model/vae.yaml."""
     said = {name: value for name, value in load().tree["model"].items() if name != "name"}

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from collapse.config import ConfigError, annotated, did_you_mean, load, load_run
+from collapse.config.execute import run
 from collapse.config.load import config_root, names_in
 from collapse.config.schema import ChainConfig
 
@@ -74,6 +75,54 @@ def test_includes_are_followed_and_stay_under_the_root(write, tmp_path):
         assert "must be a list" in message
         assert include in message
     assert "include" not in load(write("include: [data/ring, model/gaussian]\n")).tree
+
+
+# Budgets: epochs or steps, whichever was said later
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "epochs", "steps"),
+    [
+        ("steps_per_generation: 7\n", [], 1, 7),  # over the base's epochs
+        ("seed: 1\n", ["steps_per_generation=7"], 1, 7),
+        ("epochs_per_generation: 3\n", ["steps_per_generation=7"], 1, 7),
+        ("steps_per_generation: 7\n", ["epochs_per_generation=3"], 3, None),
+        ("steps_per_generation: 7\n", ["epochs_per_generation=1"], 1, None),
+        ("steps_per_generation: 7\n", ["steps_per_generation=8"], 1, 8),
+        ("steps_per_generation: 7\n", ["steps_per_generation=null"], 1, None),
+        ("steps_per_generation: null\n", [], 40, None),  # which says nothing
+        ("epochs_per_generation: 1\nsteps_per_generation: 7\n", [], 1, 7),  # as a run folder has it
+        ("include: [model/gaussian]\nsteps_per_generation: 7\n", [], 1, 7),
+        ("steps_per_generation: 7\n", ["model=gaussian"], 1, None),  # whose file counts in epochs
+        ("seed: 1\n", ["model=gaussian", "steps_per_generation=7"], 1, 7),
+        ("seed: 1\n", ["steps_per_generation=7", "model=gaussian"], 1, 7),  # what was asked for stays
+    ],
+)
+def test_a_budget_takes_the_place_of_one_in_another_unit(write, text, overrides, epochs, steps):
+    config = load(write(text), overrides).config
+    assert (config.epochs_per_generation, config.steps_per_generation) == (epochs, steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [
+        ("steps_per_generation: 7\nepochs_per_generation: 3\n", []),
+        ("seed: 1\n", ["steps_per_generation=7", "epochs_per_generation=3"]),
+        ("seed: 1\n", ["epochs_per_generation=3", "steps_per_generation=7"]),
+        ("steps_per_generation: 9\n", ["epochs_per_generation=3", "seed=1", "steps_per_generation=7"]),
+    ],
+)
+def test_two_budgets_said_at_once_are_refused_where_the_chain_begins(write, tmp_path, monkeypatch, text, overrides):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="steps_per_generation=7 and epochs_per_generation=3 are two budgets; give"):
+        run(load(write(text), overrides))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_a_budget_that_was_replaced_leaves_no_origin(write):
+    loaded = load(write("steps_per_generation: 7\n"))
+    assert loaded.origins["epochs_per_generation"] == "default"
+    assert loaded.digest == load(write("steps_per_generation: 7\nepochs_per_generation: 1\n")).digest
 
 
 # Components: another class starts afresh, the same class merges
@@ -267,6 +316,37 @@ def test_the_digest_is_of_what_decides_the_results():
     other = [["generations=11"], ["model.hidden=8"], ["mitigation=anchor"], ["data=ring"], ["trainer.precision=64"]]
     assert len({load(None, overrides).digest for overrides in other} | {one.digest}) == 6
     assert load(None, ["seed=5"]).out.name == f"{one.digest[:8]}-5"
+
+
+HASHED = "sha256: 0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (f"data={{name: TextFile, path: a.txt, {HASHED}}}", f"data={{name: TextFile, path: b.txt, {HASHED}}}", True),
+        (
+            f"data={{name: Contaminated, share: 0.1, source: {{name: TextFile, path: a.txt, {HASHED}}}}}",
+            f"data={{name: Contaminated, share: 0.1, source: {{name: TextFile, path: b.txt, {HASHED}}}}}",
+            True,
+        ),
+        (f"model={{name: PretrainedLM, path: a, {HASHED}}}", f"model={{name: PretrainedLM, path: b, {HASHED}}}", True),
+        ("data={name: TextFile, path: a.txt}", "data={name: TextFile, path: b.txt}", False),
+        ("data={name: TextFile, path: a.txt, sha256: null}", "data={name: TextFile, path: b.txt, sha256: null}", False),
+        ("model={name: PretrainedLM, path: a}", "model={name: PretrainedLM, path: b}", False),
+        (f"data={{name: TextFile, path: a.txt, {HASHED}}}", f"data={{name: TextFile, path: a.txt, {HASHED}a}}", False),
+        (
+            f"data={{name: TextFile, path: a.txt, held_out: c.txt, {HASHED}}}",
+            f"data={{name: TextFile, path: a.txt, held_out: d.txt, {HASHED}}}",
+            False,
+        ),
+    ],
+)
+def test_a_path_is_no_part_of_a_run_where_the_hash_of_its_content_is(one, other, same):
+    here, there = load(None, [one]), load(None, [other])
+    assert (here.digest == there.digest) is same
+    assert (here.essence == there.essence) is same
+    assert here.tree != there.tree
 
 
 def test_a_run_folder_gives_its_config_back(tmp_path):

@@ -55,8 +55,10 @@ def test_contaminated_text_is_text(tmp_path):
     assert data.prompts(4).equal(source.prompts(4))
     assert data.decode(data.reference().x[0]) == source.decode(source.reference().x[0])
     assert data.gold().x.dtype == np.uint16
+    assert data.tokenizer.encode("words").tolist() == list(b"words")
     plain = Contaminated(Digits(), 0.5)
     assert (plain.vocabulary, plain.document, plain.prompts(4), hasattr(plain, "decode")) == (None, None, None, False)
+    assert plain.tokenizer is None
     config = {"name": "Contaminated", "source": {"name": "TextFile", "path": str(path), "length": 6}, "share": 0.1}
     settings = [f"data={json.dumps(config)}", "data.leak=marginals", "model=gpt/tiny"]
     loaded = load(None, settings).config

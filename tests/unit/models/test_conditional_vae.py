@@ -158,3 +158,30 @@ def test_a_classifier_reads_the_digit_that_was_asked_for(network, hidden, steps)
     asked = torch.arange(10).repeat(50)
     read = default_extractor(Digits().gold(), 10).classify(vae.sample(500, generator(9), asked))
     assert (read == asked).double().mean() > 0.8  # 0.1 by chance
+
+
+@pytest.mark.parametrize("bad", [[0, 10, 3], [-2, 1, 9]], ids=str)
+def test_labels_of_no_class_are_refused_by_name(bad):
+    """As unit vectors they would be zero, which means no label."""
+    vae, y, x = made(hidden=8, classes=10), torch.tensor(bad), next(digits(3))
+    sentence = rf"labels from {min(bad)} to {max(bad)}, and a model with classes = 10 knows 0 to 9, and -1 for no label"
+    for act in (
+        lambda: vae.sample(3, generator(0), y),
+        lambda: vae.elbo(x, y=y),
+        lambda: vae.loss(batch_of(x, y)),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            act()
+
+
+def test_labels_are_looked_at_in_the_first_batch_alone(monkeypatch):
+    """The answer waits for the device, which no step of a training may."""
+    asked, aminmax = [], torch.Tensor.aminmax
+    monkeypatch.setattr(torch.Tensor, "aminmax", lambda self: asked.append(self) or aminmax(self))
+    vae, (x, y) = made(hidden=8, classes=10), digits(5)
+    for _ in range(3):
+        vae.training_step(batch_of(x, y), 0)
+    assert len(asked) == 1
+    assert asked[0] is y
+    vae.sample(5, generator(0), y)
+    assert len(asked) == 2

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import chisquare
 
-from collapse.models.conditions import LabelLaw, Prompts, one_hot
+from collapse.models.conditions import LabelLaw, Prompts, check_classes, one_hot
 from collapse.seeding import generator
 
 SIGMAS, P_VALUE = 4.5, 1e-5
@@ -85,3 +85,23 @@ def test_unit_vectors_are_those_of_torch_and_no_label_is_zero(dtype):
     assert found.dtype == dtype
     assert torch.equal(found, expected)
     assert found.sum(1).tolist() == [1, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(("y", "classes"), [([0, 2, -1], 3), ([], 3), ([-1], 1), ([7], None), (None, 3)], ids=str)
+def test_labels_of_the_classes_pass(y, classes):
+    assert check_classes(None if y is None else torch.tensor(y, dtype=torch.int64), classes) is None
+
+
+@pytest.mark.parametrize(
+    ("y", "sentence"),
+    [
+        (torch.tensor([0, 3]), "labels from 0 to 3, and a model with classes = 3 knows 0 to 2"),
+        (torch.tensor([1, -2]), "labels from -2 to 1, and a model with classes = 3 knows 0 to 2"),
+        (torch.tensor([0.0, 1.0]), r"y of shape \(2,\) and type torch.float32 holds no labels"),
+        (torch.tensor([[0], [1]]), r"y of shape \(2, 1\) and type torch.int64 holds no labels"),
+    ],
+    ids=["above", "below", "floats", "column"],
+)
+def test_other_labels_do_not(y, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_classes(y, 3)

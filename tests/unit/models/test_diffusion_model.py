@@ -1,6 +1,7 @@
 """The diffusion model: its loss keyed by row, its sampler, and that it learns."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -357,3 +358,36 @@ def test_labels_go_with_classes():
         plane(classes=2).sample(3, generator(0))
     with pytest.raises(ValueError, match="times = 0"):
         plane().heldout_loss(torch.zeros(1, 2), times=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
+def test_tokens_are_refused_by_name(dtype):
+    module, x = made((6,), network="mlp", hidden=4), torch.ones(3, 6, dtype=dtype)
+    sentence = rf"^Diffusion takes no rows of shape \(6,\) and type {dtype}, as it models real numbers; use GPT"
+    for act in (module.heldout_loss, lambda rows: module.loss(batch_of(rows))):
+        with pytest.raises(ValueError, match=sentence):
+            act(x)
+    assert module.loss(batch_of(x.double())).shape == (3,)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 16), (1, 16, 8), (3, 8, 8)], ids=str)
+def test_a_network_of_any_size_takes_images_of_its_own_size_alone(shape):
+    """Convolutions take all, and noise of one size is broadcast over images of another."""
+    module = made((1, 1, 8), **{**TINY, "multipliers": (1,), "blocks": (1,)})
+    sentence = rf"Diffusion takes no rows of shape {re.escape(str(shape))}, as it was made for shape = \(1, 1, 8\)"
+    for act in (module.heldout_loss, lambda rows: module.loss(batch_of(rows))):
+        with pytest.raises(ValueError, match=sentence):
+            act(torch.rand(2, *shape, generator=generator(0)))
+
+
+@pytest.mark.parametrize("bad", [[0, 3], [-2, 1]], ids=str)
+def test_labels_of_no_class_are_refused_by_name(bad):
+    module, y, x = plane(classes=3, steps=2), torch.tensor(bad), torch.zeros(2, 2)
+    sentence = rf"labels from {min(bad)} to {max(bad)}, and a model with classes = 3 knows 0 to 2, and -1 for no label"
+    for act in (
+        lambda: module.sample(2, generator(0), y),
+        lambda: module.heldout_loss(x, y),
+        lambda: module.loss(batch_of(x, y)),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            act()

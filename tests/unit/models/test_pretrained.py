@@ -119,6 +119,34 @@ def test_sixteen_bits_are_near(gpt2):
     assert rows.shape == (4, 12)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_the_optimizer_takes_the_steps_of_adamw(gpt2, decay):
+    options = {"learning_rate": 1e-3, "weight_decay": decay}
+    ours, theirs, before = (made(gpt2, **options).double() for _ in range(3))
+    plain = torch.optim.AdamW(theirs.parameters(), lr=1e-3, weight_decay=decay, foreach=False)
+    for module, optimizer in ((ours, ours.configure_optimizers()), (theirs, plain)):
+        rng = generator(5)
+        for _ in range(4):  # with gradients of some size: those of a key's bias are rounding errors, and all is theirs
+            for parameter in module.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=rng, dtype=torch.float64)
+            optimizer.step()
+    for mine, other, start in zip(ours.parameters(), theirs.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
+        assert (mine - start).abs().max() > 1e-3  # four steps of nearly the learning rate
+    assert ours.configure_optimizers().defaults["fused"]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_can_be_clipped_under_any_precision(gpt2, precision):
+    settings = {"generations": 1, "samples_per_generation": 4, "evaluate": False, "precision": precision}
+    chains = [
+        run_chain(made(gpt2, learning_rate=1e-3), text(), **settings, accelerator="cpu", gradient_clip_val=clip)
+        for clip in (None, 1e-9)
+    ]
+    free, clipped = (chain.state(0)["network.transformer.wte.weight"] for chain in chains)
+    assert (free - clipped).abs().max() > 1e-4  # a gradient of 1e-9 is below Adam's epsilon: its steps are a tenth
+
+
 # the sampler
 
 

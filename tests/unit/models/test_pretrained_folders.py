@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from collapse.config import ConfigError, load
 from collapse.config.build import build_data, build_model
 from collapse.config.execute import run
+from collapse.data import Contaminated
 from collapse.data.text import TextFile
 from collapse.models import PretrainedLM
 from collapse.models.huggingface import fingerprint
@@ -213,6 +214,11 @@ def test_the_text_must_be_in_the_tokens_of_the_model(literate):
     assert {own.decode(row) for row in y} <= {own.decode(row) for row in own.prompts(8)}
     with pytest.raises(ValueError, match=r"the text's tokenizer is not that of the model in .*, for which its tokens"):
         model.conditions(bytes_)
+    for depth in (1, 2):  # what leaks into a text, or twice, is in its tokens
+        own, bytes_ = Contaminated(own, 0.1, "marginals"), Contaminated(bytes_, 0.1, "marginals")
+        assert model.conditions(own).draw(3, generator(0)).equal(y), depth
+        with pytest.raises(ValueError, match="the text's tokenizer is not that of the model"):
+            model.conditions(bytes_)
     assert made(literate, scratch=True).conditions(bytes_) is None
     (literate / "tokenizer.json").unlink()
     assert made(literate).conditions(bytes_) is None

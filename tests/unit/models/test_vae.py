@@ -1,6 +1,7 @@
 """The VAE against closed forms, and the promises every generative module makes."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -273,3 +274,25 @@ def test_bernoulli_loss_is_the_cross_entropy_of_gray_values():
 def test_mlp_needs_two_widths():
     with pytest.raises(ValueError, match=r"sizes must be at least two positive widths.*\(3,\)"):
         MLP((3,))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.bool], ids=str)
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_tokens_are_refused_by_name(likelihood, dtype):
+    """Networks would take them as numbers, and the harvest fail a generation later."""
+    vae, x = made((6,), 2, hidden=4, likelihood=likelihood), torch.ones(3, 6, dtype=dtype)
+    sentence = rf"^VAE takes no rows of shape \(6,\) and type {dtype}, as it models real numbers; use GPT or NGram"
+    for act in (vae.encode, vae.elbo, lambda rows: vae.loss(batch_of(rows))):
+        with pytest.raises(ValueError, match=sentence):
+            act(x)
+    assert vae.loss(batch_of(x.double())).shape == (3,)  # the way out for bits
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+@pytest.mark.parametrize("shape", [(1, 8, 9), (3, 8, 8), (8, 8), (64,)], ids=str)
+def test_rows_of_another_shape_are_refused_by_name(network, shape):
+    vae, x = made((1, 8, 8), 2, hidden=8, network=network), torch.rand(3, *shape, generator=generator(0))
+    sentence = rf"VAE takes no rows of shape {re.escape(str(shape))}, as it was made for shape = \(1, 8, 8\); give it"
+    for act in (vae.encode, vae.elbo, lambda rows: vae.loss(batch_of(rows))):
+        with pytest.raises(ValueError, match=sentence):
+            act(x)
