@@ -95,9 +95,10 @@ class GenerationEvaluation(GenerationCallback):
     def _prepare(self, data: RecursiveDataModule) -> Yardstick | None:
         """Take the reference rows, as many gold rows, and what they are compared by; once per run."""
         gold, held_out = data.gold(), data.reference()
-        rows, text = min(len(gold), len(held_out), self.max_rows), data.vocabulary is not None
-        if rows < 2 or (text and held_out.x.shape[1] < SHORTEST_TEXT):
+        rows = min(len(gold), len(held_out), self.max_rows)
+        if rows < 2:
             return None
+        text = data.vocabulary is not None and held_out.x.shape[-1] >= SHORTEST_TEXT  # shorter ones are plain rows
         (reference, labels), (others, _) = _some(held_out, rows, 0).tensors(), _some(gold, rows, 1).tensors()
         if text:
             compare = functools.partial(text_profile, reference)

@@ -20,9 +20,8 @@ def merge(tree: dict[str, Any], layer: Mapping[str, Any], origin: str, origins: 
     """Put a layer over a config.
 
     Another class takes other arguments: a component whose name changes starts afresh. And another budget counts in
-    another unit: epochs take the place of the steps that an earlier layer gave, and steps that of epochs. What the
-    command line says stays, whatever preset is named behind it, and so do both in one file; two budgets are refused
-    where a chain is built.
+    another unit: epochs take the place of the steps that an earlier layer gave, and steps that of epochs. Both stay
+    if one file gives them, or if the command line gave the first; two budgets are refused where a chain is built.
 
     Args:
         tree: The config so far; changed in place.

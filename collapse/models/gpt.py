@@ -240,14 +240,20 @@ class GPT(GenerativeModule):
 
     @contextlib.contextmanager
     def _narrowed(self) -> Iterator[nn.Module]:
-        """Give the network to sample with: in bf16 autocast one whose weights are narrow, so that nothing is cast."""
-        kind = self.device.type
+        """Give the network to sample with: in bf16 autocast a copy with narrow weights, so that nothing is cast.
+
+        What its layers add up is narrow then as well, which moves the law by less than autocast has already. A network
+        that somebody watches stays as it is.
+        """
+        kind, network = self.device.type, self.network
         narrow = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
-        if not narrow or is_sharded(self):
-            yield self.network
+        watched = any(part._forward_hooks or part._forward_pre_hooks for part in network.modules())
+        if not narrow or watched or is_sharded(self):
+            yield network
             return
+        weights = {id(p): nn.Parameter(p.to(torch.bfloat16), requires_grad=False) for p in network.parameters()}
         with torch.autocast(kind, enabled=False):
-            yield copy.deepcopy(self.network).to(torch.bfloat16)
+            yield copy.deepcopy(network, weights)  # what is in the dictionary is taken from there
 
     def _fits(self, x: Tensor) -> bool:
         """Raise ValueError unless a batch holds rows of the model; asked once, as the answer waits for the device."""

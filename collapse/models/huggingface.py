@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from collapse.data.text import Pretrained
+from collapse.data.text import Pretrained, Tokenizer
 
 if TYPE_CHECKING:
     from collapse.data.module import RecursiveDataModule
@@ -160,7 +160,7 @@ def begin_token(config: Any) -> int:
 
 def check_tokenizer(folder: Path, data: RecursiveDataModule) -> None:
     """Raise ValueError if data are text in other tokens than those of the model in a folder, as far as it has any."""
-    if data.tokenizer is None or not (folder / "tokenizer.json").is_file():
+    if not isinstance(data.tokenizer, Tokenizer) or not (folder / "tokenizer.json").is_file():
         return
     if data.tokenizer.identity != Pretrained.read(folder).identity:
         raise ValueError(

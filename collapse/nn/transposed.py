@@ -15,7 +15,7 @@ FEW = 16
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    r"""Be ``torch.nn.ConvTranspose2d`` with one group and no dilation, computed another way on a CPU.
+    r"""Be ``torch.nn.ConvTranspose2d``, computed another way on a CPU.
 
     .. math::
         y = C_w^\top x, \qquad \bar x = C_w \bar y, \qquad \bar w = \overline{w}(C_w;\, \bar y \mapsto x) \tag{1}
@@ -31,10 +31,11 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (B, C, h, w) to (B, C', H, W)."""
-        if x.device.type != "cpu" or output_size is not None:
+        unusual = self.groups != 1 or self.dilation != (1, 1) or x.ndim != 4 or output_size is not None
+        if x.device.type != "cpu" or unusual:
             return super().forward(x, output_size)
         weight, bias = self.weight, self.bias
-        if torch.is_autocast_enabled("cpu"):
+        if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
             narrow = torch.get_autocast_dtype("cpu")
             x, weight, bias = x.to(narrow), weight.to(narrow), None if bias is None else bias.to(narrow)
         y = self._patches(x, weight) if self.out_channels < FEW else Adjoint.apply(x, weight, *self._geometry(x))
@@ -60,26 +61,35 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class Adjoint(torch.autograd.Function):
-    """Equation 1 without the bias; it has no second derivatives."""
+    """Equation 1 without the bias."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, sides: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
+        x: Tensor, weight: Tensor, sides: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
     ) -> Tensor:
         """Return the gradient that the input of a convolution with this weight has if its output has x."""
-        ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.padding = stride, padding
         shape = (len(x), weight.shape[1], *sides)
         like = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
         return convolution_gradients(x, like, weight, stride, padding, (True, False, False))[0]
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep what the backward pass needs."""
+        x, weight, _, ctx.stride, ctx.padding = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x and of the weight."""
         (output,), (x, weight) = gradients, ctx.saved_tensors
-        to_x = F.conv2d(output, weight, None, ctx.stride, ctx.padding) if ctx.needs_input_grad[0] else None
-        mask = (False, ctx.needs_input_grad[1], False)
-        to_weight = convolution_gradients(x, output, weight, ctx.stride, ctx.padding, mask)[1] if mask[1] else None
+        to_x, to_weight = None, None
+        with torch.autocast("cpu", enabled=False):  # in the type of the forward pass, wherever this is called
+            if ctx.needs_input_grad[0]:
+                to_x = F.conv2d(output, weight, None, ctx.stride, ctx.padding)
+            if ctx.needs_input_grad[1]:
+                to_weight = convolution_gradients(x, output, weight, ctx.stride, ctx.padding, (False, True, False))[1]
         return to_x, to_weight, None, None, None
 
 

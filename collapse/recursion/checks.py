@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, Timer
@@ -14,6 +15,7 @@ from collapse.data.loading import GenerationLoader
 from collapse.data.module import RecursiveDataModule
 from collapse.mitigations.mitigation import Claim
 from collapse.mitigations.stack import MitigationStack
+from collapse.models.conditions import check_classes
 from collapse.models.estimators import Estimator
 from collapse.models.generative import GenerativeModule
 from collapse.recursion.lightning import callbacks_of
@@ -114,7 +116,7 @@ def check_labels(module: pl.LightningModule, data: RecursiveDataModule) -> None:
     """Check that the data have the labels that a class-conditional module is conditioned on.
 
     Raises:
-        ValueError: If they have none, or of more classes than the module knows.
+        ValueError: If they have none, or of more classes than the module knows, or a row's is no class.
     """
     if not isinstance(module, GenerativeModule) or module.classes is None:
         return
@@ -125,6 +127,8 @@ def check_labels(module: pl.LightningModule, data: RecursiveDataModule) -> None:
         raise ValueError(
             f"{model} knows fewer classes than {rows}, which has {data.classes}; give classes={data.classes}"
         )
+    for part in (data.gold(), *data.held().values()):
+        check_classes(None if part.y is None else torch.as_tensor(np.asarray(part.y)), module.classes)
 
 
 def check_loader(trainer: pl.Trainer) -> None:

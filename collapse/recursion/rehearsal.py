@@ -79,8 +79,8 @@ def rehearse_conditions(
 ) -> None:
     """Look whether there is what a module's samples are conditioned on: the first of them are a generation away.
 
-    The part of ``rehearse`` that every chain begins with. Generation 0 is composed, for the law of its labels; not for
-    a module that is conditioned on nothing.
+    The part of ``rehearse`` that every chain begins with. For a module with classes generation 0 is composed, as they
+    come by the law of its labels. An estimator is not asked: it is fitted in one pass, and may have to be.
 
     Args:
         module, data, mitigations, generations, samples: As in ``rehearse``.
@@ -88,14 +88,14 @@ def rehearse_conditions(
     Raises:
         ValueError: If there is not.
     """
-    if not isinstance(module, GenerativeModule):
+    if not isinstance(module, GenerativeModule) or isinstance(module, Estimator):
         return
-    if module.classes is None and type(module).conditions is GenerativeModule.conditions:
-        return
-    first = Generation(0, generations, 0, samples, _unsampled(data))
-    first = compose(first, MitigationStack(mitigations), data.replicates, data.classes)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        _conditions(module, data, first)
+        if module.classes is None:
+            module.conditions(data)
+            return
+        first = Generation(0, generations, 0, samples, _unsampled(data))
+        _conditions(module, data, compose(first, MitigationStack(mitigations), data.replicates, data.classes))
 
 
 def _unsampled(data: RecursiveDataModule) -> DataPool:

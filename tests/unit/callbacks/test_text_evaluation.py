@@ -143,9 +143,10 @@ def test_a_biased_sampler_has_a_self_perplexity_and_no_entropy_rate():
     assert cold["heldout_cross_entropy"] == plain["heldout_cross_entropy"]  # the law, not the sampler
 
 
-def test_rows_shorter_than_the_longest_ngram_are_passed_over():
-    record = measured(NGram(VOCABULARY, 1, length=3), Letters(length=3))
-    assert set(record.metrics) == {"real_fraction", "effective_size"}
+def test_tokens_shorter_than_the_longest_ngram_are_rows_like_others():
+    metrics = measured(NGram(VOCABULARY, 1, length=3), Letters(length=3)).metrics
+    assert {"coverage", "recall", "variance_ratio"} <= set(metrics)
+    assert not set(TEXT_METRICS) & set(metrics)
 
 
 # What rows cost

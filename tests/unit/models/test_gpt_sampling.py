@@ -88,6 +88,14 @@ def test_in_bf16_autocast_a_copy_with_narrow_weights_samples_and_the_weights_sta
     assert all(torch.equal(value, before[name]) for name, value in gpt.state_dict().items())
 
 
+def test_in_bf16_autocast_a_network_that_somebody_watches_samples_itself():
+    gpt, seen = made(11, 12), []
+    gpt.network.norm.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        gpt.sample(2, generator(4))
+    assert seen == [torch.float32] * 12
+
+
 def test_a_token_reaches_one_window_back_in_every_layer():
     gpt = made(11, 6, layers=1)
     text = torch.randint(11, (1, 20), generator=generator(1))

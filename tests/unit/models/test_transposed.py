@@ -62,6 +62,41 @@ def test_autocast_narrows_the_work_and_not_the_weights(outputs):
     torch.testing.assert_close(ours.weight.grad, theirs.weight.grad, rtol=0.02, atol=0.2)
 
 
+def test_outside_autocast_gradients_are_wide_though_asked_for_inside():
+    ours, theirs = both(20, "doubling", torch.float32)
+    x = torch.randn(2, 5, 4, 4, generator=generator(2))
+    for net in (ours, theirs):
+        loss = net(x).square().sum()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss.backward()
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+
+
+def test_float64_stays_wide_in_autocast():
+    ours, theirs = both(20, "doubling")
+    x = torch.randn(2, 5, 4, 4, dtype=torch.float64, generator=generator(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("outputs", [3, 20])
+def test_it_has_jacobians_and_second_derivatives(outputs):
+    ours, theirs = both(outputs, "doubling")
+    x = torch.randn(1, 5, 2, 2, dtype=torch.float64, generator=generator(2))
+    torch.testing.assert_close(torch.func.jacrev(ours)(x), torch.func.jacrev(theirs)(x))
+    assert torch.autograd.gradgradcheck(ours, x.requires_grad_())
+
+
+@pytest.mark.parametrize("unusual", [{"dilation": 2}, {"groups": 5}], ids=["dilation", "groups"])
+def test_what_is_unusual_is_torchs_matter(unusual):
+    with keyed_rng(1):
+        ours, theirs = (kind(5, 20, 4, **unusual) for kind in (ConvTranspose2d, nn.ConvTranspose2d))
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 5, 4, 4, generator=generator(2))
+    assert torch.equal(ours(x), theirs(x))
+    assert torch.equal(both(20, "doubling", torch.float32)[0](x[0]), both(20, "doubling", torch.float32)[1](x[0]))
+
+
 def test_a_wanted_size_is_torchs_matter():
     ours, theirs = both(20, "doubling")
     x = torch.randn(2, 5, 4, 4, dtype=torch.float64, generator=generator(2))
