@@ -135,6 +135,7 @@ def test_compiling_is_asked_of_both_networks_in_place(monkeypatch):
     assert compiled[2:] != []
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo asks for that of z
 @pytest.mark.slow
 def test_a_compiled_model_is_the_model_and_its_chain_can_be_repeated():
     plain, fast = made(**CONV), made(**CONV, compile=True)
