@@ -242,8 +242,8 @@ class GPT(GenerativeModule):
     def _narrowed(self) -> Iterator[nn.Module]:
         """Give the network to sample with: in bf16 autocast a copy with narrow weights, so that nothing is cast.
 
-        What its layers add up is narrow then as well, which moves the law by less than autocast has already. A network
-        that somebody watches stays as it is.
+        What its layers add up is narrow then as well, which moves the law about as much as autocast has already. A
+        network that somebody watches stays as it is.
         """
         kind, network = self.device.type, self.network
         narrow = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
