@@ -197,9 +197,12 @@ def array(tmp_path_factory):
     """Two seeds as one array, each warned once, in its second generation."""
     cluster = real(tmp_path_factory.mktemp("array"))
     process = cluster.submit("--array=1,2", script("array"), "runs", *CHAIN)
-    for task in (1, 2):
-        until(begun(cluster.folder / "runs" / str(task)), process)
-        cluster.warn(signal.SIGUSR1, task)
+    waiting = {task: begun(cluster.folder / "runs" / str(task)) for task in (1, 2)}
+    while waiting:  # whichever comes first; the other might be over by the time the one it waited for begins
+        until(lambda: any(has_begun() for has_begun in waiting.values()), process)
+        for task in [task for task, has_begun in waiting.items() if has_begun()]:
+            cluster.warn(signal.SIGUSR1, task)
+            del waiting[task]
     assert process.wait(SECONDS) == 0, cluster.output(1)
     yield cluster
     cluster.close()
