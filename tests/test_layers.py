@@ -14,7 +14,7 @@ from collapse.mitigations import Mitigation
 ROOT = Path(collapse.__file__).parent
 # Bottom up; a part may import those of the rows below it, and none of its own row.
 ROWS = (
-    (0, ("arguments", "seeding", "noise", "distributed", "stopping")),
+    (0, ("arguments", "seeding", "noise", "distributed", "stopping", "memory")),
     (0, ("nn", "theory", "metrics")),
     (1, ("data",)),
     (1, ("models",)),

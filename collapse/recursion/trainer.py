@@ -13,6 +13,7 @@ from collapse.data.generation import Generation
 from collapse.data.loading import TrainingSet
 from collapse.data.manifest import Manifest
 from collapse.data.store import GenerationStore
+from collapse.memory import keep_freed_memory
 from collapse.mitigations.mitigation import Mitigation
 from collapse.mitigations.stack import MitigationStack
 from collapse.models.generative import GenerativeModule
@@ -109,9 +110,8 @@ class RecursiveTrainer(pl.Callback):
 
     def trainer_kwargs(self) -> dict[str, Any]:
         """Return the Trainer arguments a chain needs."""
-        epochs = self.generations * self.epochs_per_generation
         flags = {"reload_dataloaders_every_n_epochs": 1, "use_distributed_sampler": False, "num_sanity_val_steps": 0}
-        return {"max_epochs": epochs, **flags}
+        return {"max_epochs": self.generations * self.epochs_per_generation, **flags}
 
     def upcoming(self) -> TrainingSet:
         """Return the training set of the next epoch; what the data module asks for."""
@@ -139,6 +139,7 @@ class RecursiveTrainer(pl.Callback):
         """Check everything that can be checked before any compute, write gold, start from the keyed initialization."""
         if stage != "fit":
             return
+        keep_freed_memory()
         data = check_trainer(trainer, self.trainer_kwargs())
         mitigations = [callback for callback in callbacks_of(trainer) if isinstance(callback, Mitigation)]
         self.stack = MitigationStack(mitigations)

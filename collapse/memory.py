@@ -1,0 +1,36 @@
+"""Memory of the process: what one training step gives back, the next one asks for again."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+__all__ = ["keep_freed_memory"]
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""Names of two settings in <malloc.h> of the GNU C library."""
+
+VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+
+KEPT, LARGEST = 2**29, 2**25
+"""Bytes: how much free memory at its end is kept, and the largest request served from it, as large as the library
+allows."""
+
+
+def keep_freed_memory() -> bool:
+    """Have the GNU C library keep freed memory, up to half a GiB at its end, for the next tensors on the CPU.
+
+    By default it returns large tensors' memory to the system when they are freed, and a training step gets it back
+    page by page. Holds for the whole process from then on; results are the same. Where the environment has one of the
+    two settings (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_`` or their ``GLIBC_TUNABLES``), both stay as
+    they are.
+
+    Returns:
+        Whether it does so now; False with another C library.
+    """
+    environment = " ".join(f"{name}={value}" for name, value in os.environ.items() if name in VARIABLES).lower()
+    if "trim_threshold" in environment or "mmap_threshold" in environment or sys.platform != "linux":
+        return False
+    setting = getattr(ctypes.CDLL(None), "mallopt", None)
+    return setting is not None and bool(setting(MMAP_THRESHOLD, LARGEST)) and bool(setting(TRIM_THRESHOLD, KEPT))
