@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from collapse.data.discrete import cumulated
 from collapse.nn.precision import at_least_single
 
 __all__ = ["Decoding", "nucleus", "temperature", "top_k"]
@@ -125,7 +124,9 @@ class Decoding:
         return nucleus(probabilities, self.top_p)
 
     def draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        r"""Draw a category from each law by inversion, :math:`\min\{i : q_0 + \dots + q_i > u\}`.
+        r"""Draw a category from each law by inversion, :math:`\min\{i : q_0 + \dots + q_i > u \sum_j q_j\}`.
+
+        The sum is 1 up to roundings; with it nothing is drawn that has no probability.
 
         Args:
             logits: Unnormalized log-probabilities before decoding, (n, K).
@@ -135,7 +136,8 @@ class Decoding:
             (n, 1) int64 in [0, K); K where the logits hold a NaN.
         """
         law = self.apply(at_least_single(logits).softmax(-1))
-        return torch.searchsorted(cumulated(law.double()), uniform, right=True)
+        sums = law.cumsum(-1, dtype=torch.float64)
+        return torch.searchsorted(sums, uniform * sums[:, -1:], right=True)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from collapse.arguments import chosen
 from collapse.data.module import RecursiveDataModule
@@ -22,6 +21,7 @@ from collapse.models.generative import GenerativeModule
 from collapse.models.sharding import is_sharded
 from collapse.nn.cache import KeyValueCache
 from collapse.nn.precision import at_least_single
+from collapse.nn.stepping import Stepper
 from collapse.nn.transformer import Transformer
 
 __all__ = ["GPT"]
@@ -168,10 +168,11 @@ class GPT(GenerativeModule):
         tokens = self._beginning(n, y)
         rows = torch.empty(n, self.length, dtype=torch.int32, device=tokens.device)
         cache = KeyValueCache(self.length)
-        with self._as_written(), self._narrowed() as network:
+        with self._as_written():
+            first, others = self._continued, self._step(tokens.shape[1] + self.length)
             for place in range(self.length):
-                logits, _ = network(tokens, cache)
-                tokens = self.decoding.draw(logits[:, -1], uniform[place, :, None])  # equation 3
+                logits = (others if place else first)(tokens, cache)
+                tokens = self.decoding.draw(logits, uniform[place, :, None])  # equation 3
                 rows[:, place] = tokens[:, 0]
         if bool((rows == self.vocabulary).any()):
             raise FloatingPointError("the model's probabilities are NaN; lower the learning rate or clip the gradients")
@@ -238,22 +239,22 @@ class GPT(GenerativeModule):
         """Keep off the compiled network: a step of the sampler would be compiled for every length of the cache."""
         return torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
 
-    @contextlib.contextmanager
-    def _narrowed(self) -> Iterator[nn.Module]:
-        """Give the network to sample with: in bf16 autocast a copy with narrow weights, so that nothing is cast.
+    def _continued(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
+        """Return the logits (n, V) of the tokens after (n, T)."""
+        return self.network(tokens, cache)[0][:, -1]
 
-        What its layers add up is narrow then as well, which moves the law about as much as autocast has already. A
-        network that somebody watches stays as it is.
+    def _step(self, positions: int) -> Callable[[Tensor, KeyValueCache], Tensor]:
+        """Give what continues rows by a token: the network, or where that does the same a ``Stepper``.
+
+        In bf16 autocast a stepper computes in bf16 throughout. What the layers add up is narrow then as well, which
+        moves the law about as much as autocast has already.
         """
-        kind, network = self.device.type, self.network
-        narrow = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
-        watched = any(part._forward_hooks or part._forward_pre_hooks for part in network.modules())
-        if not narrow or watched or is_sharded(self):
-            yield network
-            return
-        weights = {id(p): nn.Parameter(p.to(torch.bfloat16), requires_grad=False) for p in network.parameters()}
-        with torch.autocast(kind, enabled=False):
-            yield copy.deepcopy(network, weights)  # what is in the dictionary is taken from there
+        if is_sharded(self) or not isinstance(self.network, Transformer) or not self.network.is_as_made():
+            return self._continued
+        kind, dtype = self.device.type, self.network.embedding.weight.dtype
+        if torch.is_autocast_enabled(kind) and dtype != torch.float64:  # which autocast leaves alone
+            dtype = torch.get_autocast_dtype(kind)
+        return self._continued if dtype == torch.float16 else Stepper(self.network, dtype, positions)
 
     def _fits(self, x: Tensor) -> bool:
         """Raise ValueError unless a batch holds rows of the model; asked once, as the answer waits for the device."""

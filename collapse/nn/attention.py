@@ -87,17 +87,19 @@ def window_mask(places: Tensor, window: int) -> Tensor:
     return torch.zeros_like(distance, dtype=torch.float32).masked_fill_(hidden, -math.inf)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scaled: bool = False) -> Tensor:
     """Return equation 1 for queries (B, H, T, D), keys and values (B, H, S, D) and a mask (T, S) or None.
 
-    On a CPU plain products of matrices are faster than the fused kernel, in 16 bits by far.
+    Queries that are ``scaled`` have been divided by the root of D already. On a CPU plain products of matrices are
+    faster than the fused kernel, in 16 bits by far.
     """
     if q.device.type != "cpu":
         mask = None if mask is None else mask.to(q.dtype)
-        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and q.shape[2] > 1)
+        causal, scale = mask is None and q.shape[2] > 1, 1.0 if scaled else None
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale)
     heads = q.shape[:2]
-    q, k, v = (part.flatten(0, 1) for part in (q * q.shape[-1] ** -0.5, k, v))
+    q, k, v = (part.flatten(0, 1) for part in (q if scaled else q * q.shape[-1] ** -0.5, k, v))
     # Keys that lie together: a copy is cheaper than what a product does with a transposed view of others.
     scores = torch.bmm(q, k.contiguous().transpose(1, 2))
-    scores = scores if mask is None else scores + mask.to(q.dtype)
+    scores = scores if mask is None else scores.add_(mask.to(q.dtype))
     return torch.bmm(scores.softmax(-1), v).unflatten(0, heads)

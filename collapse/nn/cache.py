@@ -30,6 +30,7 @@ class KeyValueCache:
     def __init__(self, window: int) -> None:
         self.window, self.length = window, 0
         self._layers: list[tuple[Tensor, Tensor]] = []
+        self._edge = torch.empty(0)
 
     def fill(self, keys: Tensor, values: Tensor) -> None:
         """Begin the next layer with the first positions, (B, H, T, D) each, of which the last ``window`` stay."""
@@ -38,6 +39,9 @@ class KeyValueCache:
         taken = [part.new_zeros(*part.shape[:2], self._room(seen), part.shape[3]) for part in (keys, values)]
         for memory, part in zip(taken, (keys, values), strict=True):
             memory[:, :, places] = part[:, :, -seen:]
+        if not self._layers:
+            self._edge = keys.new_zeros(1, self.window + BLOCK)
+            self._edge[:, self.window :] = -math.inf
         self._layers.append((taken[0], taken[1]))
 
     def step(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,14 +54,11 @@ class KeyValueCache:
         keys[:, :, place], values[:, :, place] = key[:, :, 0], value[:, :, 0]
         return keys, values
 
-    def mask(self, device: torch.device) -> Tensor | None:
+    def mask(self) -> Tensor | None:
         """Return what is added to the next scores, (1, S), -inf where nothing lies yet; None if all are full."""
-        room = self._room(self._seen)
-        if room == self._seen:
-            return None
-        return torch.zeros(1, room, device=device, dtype=torch.float32).index_fill_(
-            1, torch.arange(self._seen, room, device=device), -math.inf
-        )
+        seen, room = self._seen, self._room(self._seen)
+        # A copy, since kernels want masks to begin at round addresses.
+        return None if room == seen else self._edge[:, self.window - seen :][:, :room].clone()
 
     @property
     def _seen(self) -> int:

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from collapse.nn.attention import Attention, View, rotations, window_mask
 from collapse.nn.cache import KeyValueCache
+from collapse.nn.dropout import Dropout
 
 __all__ = ["Transformer"]
 
@@ -34,7 +35,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width, bias=False), nn.GELU(), nn.Linear(4 * width, width, bias=False)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, view: View, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
         """Map (B, T, W) to (B, T, W)."""
@@ -97,13 +98,14 @@ class Transformer(nn.Module):
         self.head_width = width // heads
         self.embedding = nn.Embedding(vocabulary + 1, width)
         self.positions = None if rotary else nn.Embedding(window, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width, bias=False)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:  # every block adds two branches: their sum shall not grow with the depth
                 branch = name.endswith(("attention.output.weight", "mlp.2.weight"))
                 nn.init.normal_(parameter, std=SPREAD / math.sqrt(2 * layers) if branch else SPREAD)
+        self._made = self._parts()
 
     def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> tuple[Tensor, Tensor]:
         """Return logits and what they were read from.
@@ -129,10 +131,21 @@ class Transformer(nn.Module):
         hidden = self.norm(x)
         return F.linear(hidden, self.embedding.weight[: self.vocabulary]), hidden
 
+    def is_as_made(self) -> bool:
+        """Whether the parts are those of a new network, none of them has hooks, and no dropout is in force."""
+        parts = list(self.modules())
+        watched = any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts)
+        drops = self.dropout.p > 0 and any(part.training for part in parts)
+        return type(self) is Transformer and self._parts() == self._made and not watched and not drops
+
+    def _parts(self) -> list[tuple[str, type, str]]:
+        modules = [(name, type(part), part.extra_repr()) for name, part in self.named_modules()]
+        return modules + [(name, type(part), str(tuple(part.shape))) for name, part in self.named_parameters()]
+
     def _view(self, places: Tensor, cache: KeyValueCache | None) -> View:
         rotation = rotations(places, self.head_width) if self.positions is None else None
         if cache is not None and cache.length:
-            return View(rotation, cache.mask(places.device))
+            return View(rotation, cache.mask())
         several, beyond = len(places) > 1, len(places) > self.window
         needs_mask = beyond or (several and places.device.type == "cpu")
         return View(rotation, window_mask(places, self.window) if needs_mask else None)

@@ -78,22 +78,14 @@ def test_cached_and_uncached_tokens_are_the_same_while_the_memory_grows(prompt):
     assert torch.equal(gpt.sample(8, generator(9), prompts).long(), uncached(gpt, uniform, prompts=prompts))
 
 
-def test_in_bf16_autocast_a_copy_with_narrow_weights_samples_and_the_weights_stay():
+def test_in_bf16_autocast_the_same_law_is_sampled_rounded_and_the_weights_stay():
     gpt, before = made(11, 12), made(11, 12).state_dict()
     with torch.autocast("cpu", torch.bfloat16):
         rows = gpt.sample(200, generator(4))
         assert torch.is_autocast_enabled("cpu")
-    assert torch.equal(rows, made(11, 12).to(torch.bfloat16).sample(200, generator(4)))
-    assert (rows == gpt.sample(200, generator(4))).float().mean() > 0.8  # one law, rounded
+    wide = gpt.sample(200, generator(4))
+    assert 0.8 < (rows == wide).float().mean() < 1
     assert all(torch.equal(value, before[name]) for name, value in gpt.state_dict().items())
-
-
-def test_in_bf16_autocast_a_network_that_somebody_watches_samples_itself():
-    gpt, seen = made(11, 12), []
-    gpt.network.norm.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    with torch.autocast("cpu", torch.bfloat16):
-        gpt.sample(2, generator(4))
-    assert seen == [torch.float32] * 12
 
 
 def test_a_token_reaches_one_window_back_in_every_layer():
