@@ -11,7 +11,8 @@ __all__ = ["keep_freed_memory"]
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Names of two settings in <malloc.h> of the GNU C library."""
 
-VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+VARIABLES = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
+"""Where a user sets them for one process; ``GLIBC_TUNABLES`` holds them, too."""
 
 KEPT, LARGEST = 2**29, 2**25
 """Bytes: how much free memory at its end is kept, and the largest request served from it, as large as the library
@@ -27,10 +28,10 @@ def keep_freed_memory() -> bool:
     they are.
 
     Returns:
-        Whether it does so now; False with another C library.
+        Whether the settings were made; False where the environment has one, and with another C library.
     """
-    environment = " ".join(f"{name}={value}" for name, value in os.environ.items() if name in VARIABLES).lower()
-    if "trim_threshold" in environment or "mmap_threshold" in environment or sys.platform != "linux":
+    chosen = VARIABLES & os.environ.keys() or "_threshold" in os.environ.get("GLIBC_TUNABLES", "")
+    if chosen or sys.platform != "linux":
         return False
     setting = getattr(ctypes.CDLL(None), "mallopt", None)
     return setting is not None and bool(setting(MMAP_THRESHOLD, LARGEST)) and bool(setting(TRIM_THRESHOLD, KEPT))

@@ -16,8 +16,8 @@ class Product:
         x \mapsto x W^\top, \qquad x \mapsto \operatorname{gelu}(x W^\top), \qquad x \mapsto r + x W^\top \tag{1}
 
     On a CPU by oneDNN, through what ``torch.compile`` uses for frozen networks: the matrix is put into the order of its
-    kernels once, and what follows the product is part of it. In float32 this is up to twice as fast as the library that
-    ``torch.nn.functional.linear`` calls, which keeps its widest instructions for one maker's processors.
+    kernels once, and what follows the product is part of it. ``torch.nn.functional.linear`` orders it anew in every
+    call, and in float32 calls another library, slower than oneDNN on some processors.
 
     Args:
         weight: W, (outputs, inputs), which stays as it is while this is in use.

@@ -11,8 +11,6 @@ from collapse import GaussianData, run_chain
 from collapse.memory import keep_freed_memory
 from collapse.models import Gaussian
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of the GNU C library")
-
 STEPS = """
 import resource
 import torch
@@ -43,6 +41,7 @@ def pages_asked_for(begin, **environment):
     return int(ran.stdout)
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of the GNU C library")
 def test_steps_ask_for_no_memory_twice_unless_the_environment_says_so():
     kept = pages_asked_for("assert keep_freed_memory()", MALLOC_ARENA_MAX="2")
     assert kept < pages_asked_for("") / 5
