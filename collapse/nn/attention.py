@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from collapse.nn.cache import KeyValueCache
+from collapse.nn.linear import Linear
 
 __all__ = ["Attention", "View", "attend", "rotate", "rotations", "window_mask"]
 
@@ -45,8 +46,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.output = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.output = Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, view: View, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
         """Return equation 1 of (B, T, W), in that shape; with a cache, over the positions in it as well."""

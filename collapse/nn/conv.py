@@ -2,24 +2,30 @@ r"""Convolutional networks that halve and double images of any height and width.
 
 A layer with kernel 4, stride 2 and padding 1 maps a side of length h to :math:`\lfloor h/2 \rfloor`. Its transpose
 returns 2k for k, so a decoder adds the pixel that an odd side lost: ``output_padding = h - 2 * (h // 2)``. No side has
-to be a power of two, and no image is cropped or padded.
+to be a power of two, and no image is cropped or padded. Maps become vectors, and vectors maps, pixel by pixel, as they
+lie in memory with channels last: nothing is copied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from einops.layers.torch import Rearrange
 from torch import nn
 
+from collapse.nn.linear import Linear
 from collapse.nn.transposed import ConvTranspose2d
 
 __all__ = ["ConvDecoder", "ConvEncoder"]
 
 Shape = tuple[int, int, int]
 SMALLEST = 8
+
+RELU = partial(nn.ReLU, inplace=True)
+"""Writes over what a convolution returned, which nothing else needs."""
 
 
 class ConvEncoder(nn.Sequential):
@@ -43,14 +49,14 @@ class ConvEncoder(nn.Sequential):
         outputs: int,
         *,
         channels: Sequence[int] = (64, 128),
-        activation: Callable[[], nn.Module] = nn.ReLU,
+        activation: Callable[[], nn.Module] = RELU,
     ) -> None:
         height, width = pyramid(shape, len(channels))[-1]
         layers: list[nn.Module] = []
         for before, after in pairwise((shape[0], *channels)):
             layers += [nn.Conv2d(before, after, kernel_size=4, stride=2, padding=1), activation()]
-        flatten = Rearrange("b c h w -> b (c h w)", c=channels[-1], h=height, w=width)
-        super().__init__(*layers, flatten, nn.Linear(channels[-1] * height * width, outputs))
+        flatten = Rearrange("b c h w -> b (h w c)", c=channels[-1], h=height, w=width)
+        super().__init__(*layers, flatten, Linear(channels[-1] * height * width, outputs))
         self.to(memory_format=torch.channels_last)
 
 
@@ -75,13 +81,13 @@ class ConvDecoder(nn.Sequential):
         shape: Shape,
         *,
         channels: Sequence[int] = (64, 128),
-        activation: Callable[[], nn.Module] = nn.ReLU,
+        activation: Callable[[], nn.Module] = RELU,
     ) -> None:
         sides = pyramid(shape, len(channels))
         height, width = sides[-1]
         layers: list[nn.Module] = [
-            nn.Linear(inputs, channels[-1] * height * width),
-            Rearrange("b (c h w) -> b c h w", c=channels[-1], h=height, w=width),
+            Linear(inputs, channels[-1] * height * width),
+            Rearrange("b (h w c) -> b c h w", c=channels[-1], h=height, w=width),
         ]
         maps = pairwise(reversed((shape[0], *channels)))
         for (before, after), (small, large) in zip(maps, pairwise(reversed(sides)), strict=True):

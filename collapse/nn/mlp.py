@@ -7,6 +7,8 @@ from itertools import pairwise
 
 from torch import nn
 
+from collapse.nn.linear import Linear
+
 __all__ = ["MLP"]
 
 
@@ -34,5 +36,5 @@ class MLP(nn.Sequential):
             raise ValueError(f"sizes must be at least two positive widths, input to output, got {tuple(sizes)}")
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), activation()]
+            layers += [Linear(inputs, outputs), activation()]
         super().__init__(*layers[:-1])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from collapse.nn.attention import Attention, View, rotations, window_mask
 from collapse.nn.cache import KeyValueCache
 from collapse.nn.dropout import Dropout
+from collapse.nn.linear import Linear, linear
 
 __all__ = ["Transformer"]
 
@@ -32,9 +32,7 @@ class Block(nn.Module):
         super().__init__()
         self.attention_norm, self.attention = nn.LayerNorm(width, bias=False), Attention(width, heads)
         self.mlp_norm = nn.LayerNorm(width, bias=False)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width, bias=False), nn.GELU(), nn.Linear(4 * width, width, bias=False)
-        )
+        self.mlp = nn.Sequential(Linear(width, 4 * width, bias=False), nn.GELU(), Linear(4 * width, width, bias=False))
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, view: View, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
@@ -129,7 +127,7 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.length, x = cache.length + len(places), x[:, -1:]
         hidden = self.norm(x)
-        return F.linear(hidden, self.embedding.weight[: self.vocabulary]), hidden
+        return linear(hidden, self.embedding.weight[: self.vocabulary]), hidden
 
     def is_as_made(self) -> bool:
         """Whether the parts are those of a new network, none of them has hooks, and no dropout is in force."""

@@ -22,8 +22,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     C is the convolution with the same weights, and a bar marks the gradient of a loss: the result is the gradient of a
     convolution's input, its gradients are a convolution and the gradient of a convolution's weights. These have kernels
-    up to twice as fast as those that the transposed convolution has. With few output channels it is a product and a
-    sum of overlapping patches in place of that:
+    up to twice as fast as those that the transposed convolution has. With few output channels the result alone is a
+    product and a sum of overlapping patches in place of that:
 
     .. math::
         y = \operatorname{fold}(x^\top w) \tag{2}
@@ -38,7 +38,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
             narrow = torch.get_autocast_dtype("cpu")
             x, weight, bias = x.to(narrow), weight.to(narrow), None if bias is None else bias.to(narrow)
-        y = self._patches(x, weight) if self.out_channels < FEW else Adjoint.apply(x, weight, *self._geometry(x))
+        y = Adjoint.apply(x, weight, *self._geometry(x))
         return y if bias is None else y.add_(bias[:, None, None])
 
     def _geometry(self, x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -52,13 +52,6 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         )
         return tuple(sides), stride, padding
 
-    def _patches(self, x: Tensor, weight: Tensor) -> Tensor:
-        sides, stride, padding = self._geometry(x)
-        patches = x.permute(0, 2, 3, 1).flatten(1, 2) @ weight.flatten(1)
-        wide = torch.promote_types(patches.dtype, torch.float32)  # patches overlap: sums need more than 16 bits
-        y = F.fold(patches.to(wide).mT, sides, _pair(self.kernel_size), 1, padding, stride)  # equation 2
-        return y.to(patches.dtype)
-
 
 class Adjoint(torch.autograd.Function):
     """Equation 1 without the bias."""
@@ -70,6 +63,8 @@ class Adjoint(torch.autograd.Function):
         x: Tensor, weight: Tensor, sides: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
     ) -> Tensor:
         """Return the gradient that the input of a convolution with this weight has if its output has x."""
+        if weight.shape[1] < FEW:
+            return overlapping(x, weight, sides, stride, padding)
         shape = (len(x), weight.shape[1], *sides)
         like = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
         return convolution_gradients(x, like, weight, stride, padding, (True, False, False))[0]
@@ -91,6 +86,15 @@ class Adjoint(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 to_weight = convolution_gradients(x, output, weight, ctx.stride, ctx.padding, (False, True, False))[1]
         return to_x, to_weight, None, None, None
+
+
+def overlapping(
+    x: Tensor, weight: Tensor, sides: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
+) -> Tensor:
+    """Return equation 2."""
+    patches = x.permute(0, 2, 3, 1).flatten(1, 2) @ weight.flatten(1)
+    wide = torch.promote_types(patches.dtype, torch.float32)  # patches overlap: sums need more than 16 bits
+    return F.fold(patches.to(wide).mT, sides, weight.shape[2:], 1, padding, stride).to(patches.dtype)
 
 
 def convolution_gradients(
