@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from collapse.nn.linear import Linear
 from collapse.nn.time import time_features
 
 __all__ = ["UNet"]
@@ -188,8 +189,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = math.gcd(channels, max(1, channels // HEAD))
         self.norm = norm(channels)
-        self.inputs = nn.Linear(channels, 3 * channels, bias=False)  # a bias of the keys would change nothing
-        self.branch = quiet(nn.Linear(channels, channels))
+        self.inputs = Linear(channels, 3 * channels, bias=False)  # a bias of the keys would change nothing
+        self.branch = quiet(Linear(channels, channels))
 
     def forward(self, h: Tensor) -> Tensor:
         """Return the new h."""
