@@ -52,10 +52,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, view: View, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
         """Return equation 1 of (B, T, W), in that shape; with a cache, over the positions in it as well."""
         parts = rearrange(self.qkv(x), "b t (part h d) -> part b h t d", part=3, h=self.heads)
-        turned, values = parts.split((2, 1))  # whose gradients are put together, where an index would add them up
-        if view.rotation is not None:
-            turned = rotate(turned, *view.rotation)
-        (q, k), v = turned.unbind(), values.squeeze(0)
+        if view.rotation is None:
+            q, k, v = parts.unbind()
+        else:
+            turned, values = parts.split((2, 1))  # whose gradients are put together, where an index would add them up
+            (q, k), v = rotate(turned, *view.rotation).unbind(), values.squeeze(0)
         if cache is not None and cache.length:
             k, v = cache.step(layer, k, v)
         elif cache is not None:
