@@ -11,8 +11,9 @@ __all__ = ["keep_freed_memory"]
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Names of two settings in <malloc.h> of the GNU C library."""
 
-VARIABLES = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
-"""Where a user sets them for one process; ``GLIBC_TUNABLES`` holds them, too."""
+NAMES = ("trim_threshold", "mmap_threshold")
+"""How a user sets them: ``MALLOC_TRIM_THRESHOLD_=BYTES``, or ``glibc.malloc.trim_threshold=BYTES`` in
+``GLIBC_TUNABLES``."""
 
 KEPT, LARGEST = 2**29, 2**25
 """Bytes: how much free memory at its end is kept, and the largest request served from it, as large as the library
@@ -30,7 +31,8 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the settings were made; False where the environment has one, and with another C library.
     """
-    chosen = VARIABLES & os.environ.keys() or "_threshold" in os.environ.get("GLIBC_TUNABLES", "")
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    chosen = any(f"MALLOC_{name.upper()}_" in os.environ or f"malloc.{name}" in tunables for name in NAMES)
     if chosen or sys.platform != "linux":
         return False
     setting = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -9,7 +9,6 @@ lie in memory with channels last: nothing is copied.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 
 import torch
@@ -23,9 +22,6 @@ __all__ = ["ConvDecoder", "ConvEncoder"]
 
 Shape = tuple[int, int, int]
 SMALLEST = 8
-
-RELU = partial(nn.ReLU, inplace=True)
-"""Writes over what a convolution returned, which nothing else needs."""
 
 
 class ConvEncoder(nn.Sequential):
@@ -49,7 +45,7 @@ class ConvEncoder(nn.Sequential):
         outputs: int,
         *,
         channels: Sequence[int] = (64, 128),
-        activation: Callable[[], nn.Module] = RELU,
+        activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         height, width = pyramid(shape, len(channels))[-1]
         layers: list[nn.Module] = []
@@ -81,7 +77,7 @@ class ConvDecoder(nn.Sequential):
         shape: Shape,
         *,
         channels: Sequence[int] = (64, 128),
-        activation: Callable[[], nn.Module] = RELU,
+        activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         sides = pyramid(shape, len(channels))
         height, width = sides[-1]

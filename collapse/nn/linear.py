@@ -1,4 +1,4 @@
-"""An affine layer that trains in float32 on a CPU as fast as a convolution does."""
+"""An affine layer whose large products in float32 are oneDNN's on a CPU."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 __all__ = ["Linear", "linear"]
 
-LARGE = 2**23
-"""Multiplications from which on a convolution repays what it takes to set up."""
+LARGE, WIDE = 2**23, 32
+"""Multiplications, and inputs and outputs, from which on a convolution repays what it takes to set up."""
 
-IMAGES, MANY = 16, 1024
-"""A process with one thread has torch's own convolution for fewer images; so many rows can be shared among them."""
+IMAGES, MANY = 16, 128
+"""Images for which torch asks oneDNN even with one thread, and rows from which on so many repay."""
 
 
 class Linear(nn.Linear):
@@ -26,27 +26,32 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     r"""Return :math:`x W^\top + b` of (..., inputs).
 
-    Large products in float32 on a CPU, while gradients are recorded, are computed as a convolution over images that
-    have a pixel for every row. That is oneDNN's, which knows more processors' instructions than the library that
-    ``torch.nn.functional.linear`` calls, and so are its gradients. Without gradients nothing changes: what a row gives
-    does not depend on how many there are beside it.
+    Large products in float32 on a CPU are computed as a convolution over images that have a pixel for every row, and so
+    are their gradients: torch leaves convolutions to oneDNN, and products to another library, which is half as fast on
+    some processors. Where no gradients are recorded, it is ``torch.nn.functional.linear``, whose results depend less on
+    how many rows there are.
 
     Args:
         x: (..., inputs).
         weight: W, (outputs, inputs).
         bias: b, (outputs,), or none.
     """
-    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and _has_kernel(x, weight)):
+    images = _images(x, weight)
+    if not images:
         return F.linear(x, weight, bias)
-    rows = x.numel() // x.shape[-1]
-    count = IMAGES if rows >= MANY and rows % IMAGES == 0 else 1
-    images = x.reshape(count, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # channels last: nothing is copied
+    pixels = x.reshape(images, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # channels last: nothing is copied
     kernel = weight.reshape(-1, 1, 1, x.shape[-1]).permute(0, 3, 1, 2)
-    return F.conv2d(images, kernel, bias).permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+    return F.conv2d(pixels, kernel, bias).permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
 
 
-def _has_kernel(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN multiplies them, and is worth it."""
-    wide = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
-    large = x.numel() * len(weight) >= LARGE
-    return wide and large and x.device.type == "cpu" and torch.backends.mkldnn.is_available()
+def _images(x: Tensor, weight: Tensor) -> int:
+    """Return among how many images the rows are shared for a convolution; 0 for a product."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or not torch.is_grad_enabled():
+        return 0
+    single = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    large = x.numel() * len(weight) >= LARGE and min(weight.shape) >= WIDE and x.shape[-1] == weight.shape[1]
+    if not (single and large and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return 0
+    rows = x.numel() // x.shape[-1]
+    shared = IMAGES if rows >= MANY and rows % IMAGES == 0 else 0
+    return shared if torch.get_num_threads() == 1 else 1

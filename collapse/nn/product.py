@@ -50,7 +50,7 @@ class Product:
 
 def has_kernel(weight: Tensor) -> bool:
     """Whether torch was built with oneDNN, and that multiplies such numbers fast on this machine."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False
     narrow = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return weight.dtype == torch.float32 or narrow

@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 from collapse.nn.attention import Attention, View, rotations, window_mask
 from collapse.nn.cache import KeyValueCache
 from collapse.nn.dropout import Dropout
-from collapse.nn.gelu import GELULinear
 from collapse.nn.linear import Linear, linear
 
 __all__ = ["Transformer"]
@@ -33,7 +32,7 @@ class Block(nn.Module):
         super().__init__()
         self.attention_norm, self.attention = nn.LayerNorm(width, bias=False), Attention(width, heads)
         self.mlp_norm = nn.LayerNorm(width, bias=False)
-        self.mlp = nn.Sequential(Linear(width, 4 * width, bias=False), GELULinear(4 * width, width, bias=False))
+        self.mlp = nn.Sequential(Linear(width, 4 * width, bias=False), nn.GELU(), Linear(4 * width, width, bias=False))
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, view: View, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
@@ -102,7 +101,7 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width, bias=False)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:  # every block adds two branches: their sum shall not grow with the depth
-                branch = name.endswith(("attention.output.weight", "mlp.1.weight"))
+                branch = name.endswith(("attention.output.weight", "mlp.2.weight"))
                 nn.init.normal_(parameter, std=SPREAD / math.sqrt(2 * layers) if branch else SPREAD)
         self._made = self._parts()
 

@@ -39,7 +39,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
             narrow = torch.get_autocast_dtype("cpu")
             x, weight, bias = x.to(narrow), weight.to(narrow), None if bias is None else bias.to(narrow)
         y = Adjoint.apply(x, weight, *self._geometry(x))
-        return y if bias is None else y.add_(bias[:, None, None])
+        return y if bias is None else y + bias[:, None, None]
 
     def _geometry(self, x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Return sides of the result, stride and padding."""

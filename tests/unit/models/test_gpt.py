@@ -82,7 +82,7 @@ def by_hand(gpt, row):
                 mixed.append(sum(weight * part[2, head] for weight, part in zip(weights, seen, strict=True)))
             state = state + block.attention.output.weight @ torch.cat(mixed)
             inner = block.mlp[0].weight @ norm(state, block.mlp_norm)
-            after.append(state + block.mlp[1].weight @ (inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))))
+            after.append(state + block.mlp[2].weight @ (inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))))
         states = after
     logits = [net.embedding.weight[: gpt.vocabulary] @ norm(state, net.norm) for state in states]
     return sum(one.log_softmax(0)[token] for one, token in zip(logits, row.tolist(), strict=True))
@@ -167,7 +167,7 @@ def test_initial_weights_have_their_spread():
     with keyed_rng(3):
         gpt = GPT(300, 8, layers=8, heads=4, width=128)
     spread = {name: float(p.detach().std()) for name, p in gpt.network.named_parameters() if p.ndim == 2}
-    branches = [name for name in spread if name.endswith(("attention.output.weight", "mlp.1.weight"))]
+    branches = [name for name in spread if name.endswith(("attention.output.weight", "mlp.2.weight"))]
     assert len(branches) == 16
     for name, value in spread.items():  # a standard error of at most 0.4 %
         assert value == pytest.approx(0.02 / math.sqrt(16) if name in branches else 0.02, rel=0.02)

@@ -32,25 +32,34 @@ def convolves(*args):
     return "convolution" in kernels.names
 
 
+@pytest.fixture(params=[1, 2], ids=["one_thread", "two_threads"])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("biased", [True, False], ids=["bias", "no_bias"])
-@pytest.mark.parametrize("lead", [(4096,), (8, 512), (4, 2, 512)], ids=str)
-def test_values_and_gradients_are_those_of_torch(lead, biased):
-    inputs = operands(lead)[: 2 + biased]
-    assert inputs[0].numel() * 100 >= LARGE
-    assert convolves(*inputs)
+@pytest.mark.parametrize("lead", [(4096,), (8, 512), (4, 2, 512), (1003,), ()], ids=str)
+def test_values_and_gradients_are_those_of_torch(lead, biased, threads):
+    inputs = operands(lead, outputs=100 if lead else 100_000)[: 2 + biased]
+    assert inputs[0].numel() * len(inputs[1]) >= LARGE
+    assert convolves(*inputs) == (threads > 1 or (bool(lead) and lead != (1003,)))
     found, expected = linear(*inputs), F.linear(*(t.double() for t in inputs))
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
     weights = torch.randn(found.shape, generator=generator(5))
     exact = torch.autograd.grad(expected, inputs, weights.double())
     for gradient, wanted in zip(torch.autograd.grad(found, inputs, weights), exact, strict=True):
-        torch.testing.assert_close(gradient, wanted, rtol=0, atol=2e-3)
+        torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=2e-3)
 
 
-def test_rows_need_not_lie_together():
+def test_operands_need_not_lie_together(threads):
     x, weight, bias = operands((4096,), inputs=192)
-    halved, sliced = x[:, ::2], weight[:, 96:]
-    torch.testing.assert_close(linear(halved, sliced, bias), F.linear(halved, sliced, bias), rtol=0, atol=1e-4)
-    assert convolves(halved, sliced)
+    for rows in (x[:, ::2], x[:1, :96].expand(4096, 96)):
+        args = rows, weight[:, 96:], bias
+        torch.testing.assert_close(linear(*args), F.linear(*args), rtol=0, atol=1e-4)
+        assert convolves(*args)
 
 
 def test_it_has_second_derivatives():
@@ -63,19 +72,37 @@ def test_it_has_second_derivatives():
     torch.testing.assert_close(curvature(linear), curvature(F.linear), rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize(
-    "args", [operands((64,)), operands(dtype=torch.float64), operands(dtype=torch.bfloat16)], ids=["small", "64", "16"]
-)
+OTHERS = {
+    "small": operands((64,)),
+    "float64": operands(dtype=torch.float64),
+    "bfloat16": operands(dtype=torch.bfloat16),
+    "one_output": operands((2**17,), outputs=1),
+    "meta": [t.to("meta") for t in operands()],
+}
+
+
+@pytest.mark.parametrize("args", OTHERS.values(), ids=OTHERS)
 def test_other_products_are_torchs_matter(args):
     assert not convolves(*args)
-    assert torch.equal(linear(*args), F.linear(*args))
+    expected = F.linear(*args)
+    assert linear(*args).shape == expected.shape
+    assert expected.is_meta or torch.equal(linear(*args), expected)
 
 
-def test_rows_do_not_depend_on_each_other_without_gradients():
+def test_without_gradients_or_onednn_it_is_torchs_matter(monkeypatch, threads):
     args = operands()
     with torch.no_grad():
         assert not convolves(*args)
         assert torch.equal(linear(*args), F.linear(*args))
+    assert convolves(*args)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert not convolves(*args)
+
+
+def test_widths_that_do_not_fit_are_torchs_matter():
+    x, weight, _ = operands()
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        linear(x, weight[:, :48])
 
 
 def test_autocast_narrows_it():

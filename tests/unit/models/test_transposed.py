@@ -87,6 +87,13 @@ def test_it_has_jacobians_and_second_derivatives(outputs):
     assert torch.autograd.gradgradcheck(ours, x.requires_grad_())
 
 
+@pytest.mark.parametrize("outputs", [3, 20])
+def test_it_maps_over_batches_of_batches(outputs):
+    ours, theirs = both(outputs, "doubling")
+    x = torch.randn(2, 3, 5, 4, 4, dtype=torch.float64, generator=generator(2))
+    torch.testing.assert_close(torch.func.vmap(ours)(x), torch.func.vmap(theirs)(x))
+
+
 @pytest.mark.parametrize("unusual", [{"dilation": 2}, {"groups": 5}], ids=["dilation", "groups"])
 def test_what_is_unusual_is_torchs_matter(unusual):
     with keyed_rng(1):
