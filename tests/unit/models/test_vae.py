@@ -302,5 +302,5 @@ def test_gradients_can_be_watched_in_every_layer_of_a_convolutional_network():
     vae, seen = made((1, 8, 8), 2, hidden=64, network="conv"), []
     for part in (*vae.encoder, *vae.decoder):
         part.register_full_backward_hook(lambda module, inputs, outputs: seen.append(type(module).__name__))
-    vae.loss(batch_of(torch.rand(3, 1, 8, 8, generator=generator(1)))).sum().backward()
+    vae.loss(batch_of(torch.rand(3, 1, 8, 8, generator=generator(1)).requires_grad_())).sum().backward()
     assert len(seen) == len(vae.encoder) + len(vae.decoder)
