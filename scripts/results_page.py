@@ -21,10 +21,10 @@ equally many epochs of its training set, and sampled for as many rows as there a
 last generation's samples alone; *accumulate* on the real rows and all samples so far: its training set and its budget
 grow.
 
-Numbers are means over {seeds} seeds ± half of a 95 % Student interval. A claim is *held* if whole intervals keep to
-the bound, in every generation it speaks of, and *held on average* if the means do; the worst is shown. Samples are
-compared with held-out real rows that nothing trains on. The commands are those of seed 0. `make results` writes this
-page from the records of the chains: tables, sentences, verdicts and figures.
+Numbers are means over seeds, as many as the claims are counted by, ± half of a 95 % Student interval. A claim is
+*held* if whole intervals keep to the bound, in every generation it speaks of, and *held on average* if the means do;
+the worst is shown. Samples are compared with held-out real rows that nothing trains on. The commands are those of
+seed 0. `make results` writes this page from the records of the chains: tables, sentences, verdicts and figures.
 
 {facts}"""
 QUICK = "**These chains have hardly trained: the page shows that it can be made, and nothing else.**\n\n"
@@ -190,7 +190,6 @@ def page(sections: Sequence[Section], facts: dict[str, str], *, quick: bool = Fa
     head = HEAD.format(
         warning=QUICK if quick else "",
         generations=sections[0].generations,
-        seeds=len(next(iter(sections[0].chains.values()))),
         facts="\n".join(f"- {name}: {value}" for name, value in facts.items()),
     )
     return "\n\n".join([head, *(text(part) for part in sections)]) + "\n"

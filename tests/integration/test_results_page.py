@@ -174,6 +174,17 @@ def test_the_page_is_made_of_chains_that_can_be_run(scripts, tmp_path):
         assert config.generations == 10
 
 
+def test_every_model_has_as_many_seeds_as_it_says_unless_told_otherwise(scripts, tmp_path):
+    results = scripts[0]
+    for asked in (None, 2):
+        plan = list(results.cells(tuple(results.FAMILIES), asked, tmp_path))
+        for name, family in results.FAMILIES.items():
+            for arm in family.arms:
+                own = [cell.seed for cell in plan if (cell.family, cell.arm) == (name, arm)]
+                assert own == list(range(asked or family.seeds))
+        assert [cell.seed for cell in plan] == sorted(cell.seed for cell in plan)
+
+
 def test_every_claim_reads_metrics_that_are_shown(scripts):
     for name, family in scripts[0].FAMILIES.items():
         flat = {arm: [[dict.fromkeys(family.metrics, 1.0 + seed)] * 3 for seed in range(2)] for arm in family.arms}
