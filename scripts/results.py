@@ -93,6 +93,7 @@ FAMILIES = {
         TWO_ARMS,
         IMAGES,
         of_images(),
+        seeds=6,  # as its chains differ widely
     ),
     "gpt": Family(
         "GPT on the documentation of Python",
