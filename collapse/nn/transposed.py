@@ -27,6 +27,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     .. math::
         y = \operatorname{fold}(x^\top w) \tag{2}
+
+    It has derivatives of any order, backwards; none forwards (``torch.func.jvp``).
     """
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
