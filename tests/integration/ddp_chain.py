@@ -238,6 +238,8 @@ def main(table, folder, *cases):
                 raise
         else:
             file.write_text(json.dumps({**found, "seconds": time.monotonic() - begun}))
+    if torch.distributed.is_initialized():  # its threads may abort an interpreter that ends beside them
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
