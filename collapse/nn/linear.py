@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from collapse.nn.product import has_kernel
+
 __all__ = ["Linear", "linear"]
 
 LARGE, WIDE = 2**23, 32
@@ -27,8 +29,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     r"""Return :math:`x W^\top + b` of (..., inputs).
 
     Large products in float32 on a CPU are computed as a convolution over images that have a pixel for every row, and so
-    are their gradients: torch leaves convolutions to oneDNN, and products to another library, which is half as fast on
-    some processors. Where no gradients are recorded, it is ``torch.nn.functional.linear``, whose results depend less on
+    are their gradients: torch leaves convolutions to oneDNN, and products to another library, which is slower on some
+    processors. Where no gradients are recorded, it is ``torch.nn.functional.linear``, whose results depend less on
     how many rows there are.
 
     Args:
@@ -50,7 +52,7 @@ def _images(x: Tensor, weight: Tensor) -> int:
         return 0
     single = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     large = x.numel() * len(weight) >= LARGE and min(weight.shape) >= WIDE and x.shape[-1] == weight.shape[1]
-    if not (single and large and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+    if not (single and large and has_kernel(weight)):
         return 0
     rows = x.numel() // x.shape[-1]
     shared = IMAGES if rows >= MANY and rows % IMAGES == 0 else 0

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Product"]
+__all__ = ["Product", "has_kernel"]
 
 
 class Product:
